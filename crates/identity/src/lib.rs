@@ -1,0 +1,1 @@
+//! Which agent is this? Authenticates agents and makes VerifiedAgent. Knows no machines' evidence and no policy.

@@ -1,0 +1,1 @@
+//! All persistence: embedded SQLite, one conformance suite for every back end. No rules.

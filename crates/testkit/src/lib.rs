@@ -1,0 +1,1 @@
+//! Simulated machines, clocks, attackers, fakes that behave.

@@ -1,0 +1,1 @@
+//! Which machine is this? Appraises evidence and makes VerifiedMachine. Knows no agents, tokens or policy.
