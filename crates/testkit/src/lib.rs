@@ -1,1 +1,3 @@
 //! Simulated machines, clocks, attackers, fakes that behave.
+
+pub mod swtpm;
