@@ -90,7 +90,7 @@ function toolServer() {
 
 function authorized(request) {
   const hash = (value) => createHash('sha256').update(value).digest();
-  return timingSafeEqual(hash(request.headers.authorization ?? ''), hash(`Bearer ${credential}`));
+  return timingSafeEqual(hash(request.headers.authorization ?? ''), hash(credential));
 }
 
 const transports = new Map();

@@ -1,3 +1,5 @@
 //! Simulated machines, clocks, attackers, fakes that behave.
 
 pub mod swtpm;
+pub mod process;
+pub mod world;
