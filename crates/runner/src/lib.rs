@@ -1,1 +1,13 @@
-//! On the agent's machine: hardware keys, enrollment, run, the local signing proxy. Nothing server-side.
+//! On the agent's machine: hardware keys, enrollment, `run`, the local signing proxy.
+//!
+//! Nothing server-side is linked here, and no key ever enters the agent's process.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod http;
+pub mod state;
+pub mod tpm;
+
+#[cfg(test)]
+#[path = "../../testkit/src/swtpm.rs"]
+#[allow(dead_code, missing_docs, reason = "shared with the tests of other crates")]
+mod swtpm;
