@@ -306,7 +306,6 @@ pub fn parse_request(body: &[u8], headers: &RoutingHeaders, limits: &Limits) -> 
         Value::List(_) => return Err(RpcError::invalid_request("batches are not accepted")),
         _ => return Err(RpcError::invalid_request("the body is not a JSON-RPC message")),
     };
-    refuse_confusable_members(&envelope)?;
 
     let id = match envelope.get("id") {
         None => None,
@@ -383,31 +382,6 @@ pub fn check_param_headers(
         Era::Legacy => Ok(()),
         Era::Modern => mirror::check_params(schema, &call.arguments, headers)
             .map_err(|error| error.answering(request.id.clone())),
-    }
-}
-
-/// Refuses objects, at any depth, whose member names differ only by letter case: parsers that fold case
-/// (CVE-2026-27896 class) would read another request than the one that was judged.
-fn refuse_confusable_members(object: &Object) -> Result<(), RpcError> {
-    let mut folded: Vec<String> = Vec::with_capacity(object.len());
-    for (name, value) in object.iter() {
-        if object.len() > 1 {
-            folded.push(name.to_uppercase().to_lowercase());
-        }
-        refuse_confusable_within(value)?;
-    }
-    folded.sort_unstable();
-    if folded.windows(2).any(|pair| pair[0] == pair[1]) {
-        return Err(RpcError::parse_error("member names differ only by letter case"));
-    }
-    Ok(())
-}
-
-fn refuse_confusable_within(value: &Value) -> Result<(), RpcError> {
-    match value {
-        Value::Object(object) => refuse_confusable_members(object),
-        Value::List(items) => items.iter().try_for_each(refuse_confusable_within),
-        Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Text(_) => Ok(()),
     }
 }
 
