@@ -2,12 +2,15 @@
 //!
 //! Not how it arrived (see `mcp`) and not whether it may happen.
 
+use serde::{Deserialize, Serialize};
+
 use crate::digest::Sha256Digest;
 use crate::id::{ToolName, UpstreamId};
 use crate::json::{Object, Value};
 
 /// A tool call after its one canonical parse.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Call {
     /// The tool server behind the gateway.
     pub upstream: UpstreamId,

@@ -75,7 +75,7 @@ impl OauthError {
         Self::new("invalid_dpop_proof", description)
     }
 
-    /// `use_fresh_attestation` (draft-ietf-oauth-attestation-based-client-auth §6.2).
+    /// `use_fresh_attestation` (draft-ietf-oauth-attestation-based-client-auth-10 §7.4).
     #[must_use]
     pub const fn use_fresh_attestation(description: &'static str) -> Self {
         Self::new("use_fresh_attestation", description)
