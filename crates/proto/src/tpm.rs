@@ -24,6 +24,8 @@ pub use template::{
 };
 pub use wire::{MAX_SIZED, Reader, Writer};
 
+use crate::jose::PublicJwk;
+
 /// `TPM_GENERATED_VALUE`: only the TPM itself may sign a structure that starts with it.
 pub const TPM_GENERATED: u32 = 0xff54_4347;
 /// `TPM_ST_ATTEST_CERTIFY`.
@@ -159,6 +161,12 @@ pub fn p256_uncompressed(public: &TpmtPublic) -> Option<[u8; 65]> {
         }
         _ => None,
     }
+}
+
+/// A P-256 key as a JWK; `None` for any other key and for a point off the curve.
+#[must_use]
+pub fn p256_point(public: &TpmtPublic) -> Option<PublicJwk> {
+    PublicJwk::from_p256_uncompressed(&p256_uncompressed(public)?).ok()
 }
 
 /// Writes a big-endian number into a field of fixed length; `None` if it does not fit.

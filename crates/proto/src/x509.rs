@@ -18,6 +18,7 @@ use x509_cert::spki::SubjectPublicKeyInfoOwned;
 pub use names::{AlternativeNames, TpmIdentity, permanent_identifier_der};
 pub use request::{CsrFacts, parse_csr_der};
 
+use crate::jose::PublicJwk;
 use crate::time::Timestamp;
 
 /// Largest certificate or request that is looked at, in bytes.
@@ -231,6 +232,15 @@ impl CertFacts {
     #[must_use]
     pub fn is_valid_at(&self, now: Timestamp) -> bool {
         self.not_before.unix_secs() <= now.unix_secs() && now.unix_secs() <= self.not_after.unix_secs()
+    }
+
+    /// The key as a JWK, if it is a sound P-256 key.
+    #[must_use]
+    pub fn p256_jwk(&self) -> Option<PublicJwk> {
+        match &self.public {
+            PublicKeyKind::P256(point) => PublicJwk::from_p256_uncompressed(point).ok(),
+            PublicKeyKind::P384(_) | PublicKeyKind::Rsa { .. } | PublicKeyKind::Other => None,
+        }
     }
 
     /// Whether the list of extended key usages holds `oid`.

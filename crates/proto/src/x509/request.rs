@@ -9,6 +9,8 @@ use x509_cert::ext::Extensions;
 use x509_cert::request::{CertReq, CertReqInfo};
 use x509_cert::spki::AlgorithmIdentifierOwned;
 
+use crate::jose::PublicJwk;
+
 use super::{
     AlternativeNames, MAX_DER, OID_SUBJECT_ALT_NAME, PublicKeyKind, X509Error, decode, public_key,
     refuse_duplicates, whole_bits,
@@ -22,8 +24,8 @@ const OID_EXTENSION_REQUEST: &str = "1.2.840.113549.1.9.14";
 pub struct CsrFacts {
     /// `SubjectPublicKeyInfo`, DER.
     pub spki_der: Vec<u8>,
-    /// The key as an uncompressed P-256 point.
-    pub point: [u8; 65],
+    /// The key, P-256.
+    pub public: PublicJwk,
     /// Whether the subject has no attributes.
     pub subject_empty: bool,
     /// Requested alternative names.
@@ -57,10 +59,11 @@ pub fn parse_csr_der(der: &[u8]) -> Result<CsrFacts, X509Error> {
         .verify(signed, signature)
         .map_err(|_| X509Error::BadSignature)?;
 
+    let public = PublicJwk::from_p256_uncompressed(&point).map_err(|_| X509Error::UnsupportedKey)?;
     let (names, others) = requested(&info)?;
     Ok(CsrFacts {
         spki_der: info.public_key.to_der().map_err(|_| X509Error::Malformed)?,
-        point,
+        public,
         subject_empty: info.subject.is_empty(),
         names,
         others,
