@@ -3,6 +3,7 @@
 //! Nothing server-side is linked here, and no key ever enters the agent's process.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod enroll;
 pub mod http;
 pub mod state;
 pub mod tpm;

@@ -146,6 +146,21 @@ impl Tpm {
         Ok(tpm)
     }
 
+    /// Runs blocking TPM work from asynchronous code without holding up its other tasks.
+    ///
+    /// # Errors
+    /// What `act` answers.
+    pub async fn run<T, F>(&self, act: F) -> Result<T, TpmError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Self) -> Result<T, TpmError> + Send + 'static,
+    {
+        let tpm = self.clone();
+        tokio::task::spawn_blocking(move || act(&tpm))
+            .await
+            .unwrap_or(Err(TpmError::Malformed { command: "TPM", what: "the work was abandoned" }))
+    }
+
     /// Where this TPM is.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use countersign_proto::b64;
 use countersign_proto::digest::Sha256Digest;
+use countersign_proto::jose::{Algorithm, JwsSigner, PublicJwk, SignError};
 use countersign_proto::tpm::{TpmtPublic, TpmtSignature, p256_uncompressed};
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +69,7 @@ pub struct MachineKey {
     tpm: Tpm,
     blob: Arc<MachineKeyBlob>,
     point: [u8; 65],
+    jwk: PublicJwk,
 }
 
 impl std::fmt::Debug for MachineKey {
@@ -80,7 +82,8 @@ impl MachineKey {
     pub(super) fn new(tpm: Tpm, blob: MachineKeyBlob) -> Result<Self, TpmError> {
         let public = TpmtPublic::parse(blob.public())?;
         let point = p256_uncompressed(&public).ok_or(TpmError::ForeignKey)?;
-        Ok(Self { tpm, blob: Arc::new(blob), point })
+        let jwk = PublicJwk::from_p256_uncompressed(&point).map_err(|_| TpmError::ForeignKey)?;
+        Ok(Self { tpm, blob: Arc::new(blob), point, jwk })
     }
 
     /// The blob to keep.
@@ -143,6 +146,20 @@ fn ecdsa_der(fixed: &[u8; 64]) -> Vec<u8> {
     let mut der = vec![0x30, u8::try_from(body.len()).unwrap_or(0)];
     der.extend(body);
     der
+}
+
+impl JwsSigner for MachineKey {
+    fn algorithm(&self) -> Algorithm {
+        Algorithm::Es256
+    }
+
+    fn public_jwk(&self) -> PublicJwk {
+        self.jwk.clone()
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
+        self.sign_fixed(message).map(Vec::from).map_err(|error| SignError::Key(error.to_string()))
+    }
 }
 
 impl rcgen::PublicKeyData for MachineKey {
