@@ -10,9 +10,6 @@ use countersign_proto::json::{Object, Value};
 
 use crate::situation::Situation;
 
-mod factors;
-
-pub(crate) use factors::proof_kind;
 
 /// The most policy names one record lists.
 const MAX_NAMES: usize = 64;

@@ -4,6 +4,8 @@
 mod arguments;
 mod bundle;
 mod code;
+mod decision;
+mod facts;
 mod index;
 mod lint;
 mod pdp;
@@ -14,6 +16,8 @@ mod situation;
 pub use arguments::ArgumentError;
 pub use bundle::{MAX_BUNDLE_BYTES, MAX_POLICIES, PolicyError};
 pub use code::Code;
+pub use decision::{Challenge, Decision, Denial, Permit, Verdict, WrongReceipt, refuse};
+pub use facts::Facts;
 pub use lint::{Finding, Rule, lint};
 pub use pdp::{Judgement, Outcome, Pdp};
 pub use requirement::{DEFAULT_MAX_AGE_SECS, LONGEST_MAX_AGE_SECS, Needs};

@@ -55,6 +55,14 @@ pub(crate) const ATTESTED: Acr = level(3, 0);
 /// The level of a person's signature over this exact call.
 pub(crate) const SIGNED: Acr = level(0, 3);
 
+/// What every token meets.
+const NOTHING: Acr = level(0, 0);
+
+/// The environment half alone.
+fn without_person(acr: Acr) -> Acr {
+    Acr::new(acr.env(), 0).unwrap_or(acr)
+}
+
 const fn level(env: u8, person: u8) -> Acr {
     match Acr::new(env, person) {
         Ok(acr) => acr,
@@ -79,7 +87,10 @@ impl Requirements {
                 word if word.starts_with("acr:") && all.acr.is_none() => {
                     let acr = Acr::parse_short(&word["acr:".len()..])
                         .map_err(|_| format!("@requires: {word:?} is not acr:e0u0 to acr:e4u3"))?;
-                    all.acr = Some(acr);
+                    // No token carries a signature over one call: the person half of u3 is an approval.
+                    let by_token = if acr.person() == SIGNED.person() { without_person(acr) } else { acr };
+                    all.approval |= by_token != acr;
+                    all.acr = (by_token != NOTHING).then_some(by_token);
                 }
                 word => {
                     return Err(format!(
@@ -124,10 +135,11 @@ impl Requirements {
     pub(crate) fn needs(self, current: Acr) -> Vec<Needs> {
         let mut needs = Vec::new();
         if let Some(max_age_secs) = self.fresh_attestation {
-            needs.push(Needs::FreshAttestation { max_age_secs, acr: raised(current, ATTESTED) });
+            let kept = if current.person() == SIGNED.person() { without_person(current) } else { current };
+            needs.push(Needs::FreshAttestation { max_age_secs, acr: raised(kept, ATTESTED) });
         }
         if let Some(acr) = self.acr {
-            needs.push(Needs::Acr(raised(current, acr)));
+            needs.push(Needs::Acr(acr));
         }
         if self.approval {
             needs.push(Needs::Approval);

@@ -19,7 +19,9 @@ fn annotations_say_what_to_ask_for() {
     check("fresh_attestation", Some("30"), "max_age_secs: 30,");
     check("approval", None, "[Approval]");
     check("acr:e4u2", None, "[Acr(Acr { env: 4, person: 2 })]");
-    check("acr:e1u0", None, "[Acr(Acr { env: 2, person: 1 })]");
+    check("acr:e1u0", None, "[Acr(Acr { env: 1, person: 0 })]");
+    check("acr:e3u3", None, "[Acr(Acr { env: 3, person: 0 }), Approval]");
+    check("acr:e0u3", None, "[Approval]");
     check("approval, fresh_attestation", None, "person: 1 } }, Approval]");
 }
 
