@@ -51,6 +51,7 @@ pub struct VerifiedDpop {
     thumbprint: Thumbprint,
     jti: String,
     issued_at: Timestamp,
+    access_token: Option<Sha256Digest>,
 }
 
 impl VerifiedDpop {
@@ -76,6 +77,12 @@ impl VerifiedDpop {
     #[must_use]
     pub const fn issued_at(&self) -> Timestamp {
         self.issued_at
+    }
+
+    /// The digest of the token it was verified to belong to; `None` at the token endpoint.
+    #[must_use]
+    pub const fn access_token(&self) -> Option<&Sha256Digest> {
+        self.access_token.as_ref()
     }
 }
 
@@ -151,9 +158,10 @@ pub fn verify(proof: &str, expectation: &DpopExpectation<'_>) -> Result<Verified
     if age_secs > expectation.max_age_secs || age_secs < -expectation.max_skew_secs {
         return Err(DpopError::Time);
     }
-    if let Some(token) = expectation.access_token {
+    let access_token = expectation.access_token.map(|token| Sha256Digest::of(token.as_bytes()));
+    if let Some(token) = &access_token {
         let ath = Sha256Digest::parse(text(&claims, "ath")?).map_err(|_| DpopError::Claim("ath"))?;
-        if !ath.ct_eq(&Sha256Digest::of(token.as_bytes())) {
+        if !ath.ct_eq(token) {
             return Err(DpopError::Token);
         }
     }
@@ -167,6 +175,7 @@ pub fn verify(proof: &str, expectation: &DpopExpectation<'_>) -> Result<Verified
         key: verified.key,
         jti: jti.to_owned(),
         issued_at: Timestamp::from_unix_secs(issued_at),
+        access_token,
     })
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::OauthError;
+
 /// Parameters one form may hold.
 const MAX_PARAMETERS: usize = 64;
 /// Bytes one form may have.
@@ -19,13 +21,26 @@ pub struct Form {
 pub enum FormError {
     /// A parameter came twice (RFC 6749 §3.2).
     #[error("duplicate parameter")]
-    Duplicate,
+    Duplicate(String),
     /// A broken percent escape, or bytes that are not UTF-8.
     #[error("malformed form")]
     Malformed,
     /// More parameters or bytes than any request of ours has.
     #[error("form too large")]
     TooLarge,
+}
+
+impl FormError {
+    /// The answer to a body that is not a form. A second `resource` has a code of its own (RFC 8707 §2).
+    #[must_use]
+    pub fn to_oauth(&self) -> OauthError {
+        match self {
+            Self::Duplicate(name) if name == "resource" => OauthError::invalid_target("exactly one resource"),
+            Self::Duplicate(_) => OauthError::invalid_request("duplicate parameter"),
+            Self::Malformed => OauthError::invalid_request("malformed form"),
+            Self::TooLarge => OauthError::invalid_request("form too large"),
+        }
+    }
 }
 
 impl Form {
@@ -52,7 +67,7 @@ impl Form {
                 return Err(FormError::Malformed);
             }
             if all.iter().any(|(other, _)| *other == name) {
-                return Err(FormError::Duplicate);
+                return Err(FormError::Duplicate(name));
             }
             if all.len() == MAX_PARAMETERS {
                 return Err(FormError::TooLarge);
