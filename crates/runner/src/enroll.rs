@@ -10,12 +10,13 @@ mod attest;
 use std::sync::Arc;
 
 use countersign_proto::b64;
-use countersign_proto::jose::{SignError, SoftwareP256};
-use http::{Method, Request, StatusCode, header};
-use http_body_util::Full;
+use countersign_proto::jose::SoftwareP256;
 use zeroize::Zeroizing;
 
-use crate::http::{Client, HttpError, MachineCertificate, Origin, Reply};
+pub(crate) use attest::quote_members;
+
+use crate::control_plane::{ControlPlane, ControlPlaneError};
+use crate::http::{Client, HttpError, MachineCertificate};
 use crate::state::{AccountBinding, AccountSecret, EnrolledMachine, StateDir, StateError};
 use crate::tpm::{MachineKey, Tpm, TpmError};
 
@@ -71,65 +72,26 @@ pub enum EnrollError {
     /// There is an identity already.
     #[error("this machine is already enrolled as {0}; remove its state folder first if it should become another machine")]
     AlreadyEnrolled(String),
-    /// The TPM.
+    /// The conversation with the control plane, or what it needs.
     #[error(transparent)]
-    Tpm(#[from] TpmError),
-    /// The state directory.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// The connection.
-    #[error(transparent)]
-    Http(#[from] HttpError),
-    /// A software key.
-    #[error("cannot use the ACME account key: {0}")]
-    AccountKey(String),
-    /// The control plane said no.
-    #[error("the control plane refused {step}: {code}{}: {}", describe(description), advice(code))]
-    Refused {
-        /// What was asked for.
-        step: &'static str,
-        /// Its error code.
-        code: String,
-        /// Its sentence.
-        description: String,
-    },
-    /// The control plane said something else than its protocol allows.
-    #[error("the control plane answered {step} with {what}; is {server} a countersign server of this version?")]
-    Protocol {
-        /// What was asked for.
-        step: &'static str,
-        /// What is wrong with the answer.
-        what: String,
-        /// Who answered.
-        server: String,
-    },
+    ControlPlane(#[from] ControlPlaneError),
 }
 
-impl From<SignError> for EnrollError {
-    fn from(error: SignError) -> Self {
-        Self::AccountKey(error.to_string())
+impl From<StateError> for EnrollError {
+    fn from(error: StateError) -> Self {
+        Self::ControlPlane(error.into())
     }
 }
 
-fn describe(description: &str) -> String {
-    if description.is_empty() { String::new() } else { format!(" ({description})") }
+impl From<HttpError> for EnrollError {
+    fn from(error: HttpError) -> Self {
+        Self::ControlPlane(error.into())
+    }
 }
 
-/// What a person can do about the refusals they meet.
-fn advice(code: &str) -> &'static str {
-    match code {
-        "invalid_enrollment_token" => "the token is unknown, used or expired; ask an administrator for a new one",
-        "endorsement_untrusted" => {
-            "nobody vouches for this TPM; an administrator can add its manufacturer's roots or allow-list its endorsement key"
-        }
-        "ak_unacceptable" => "this TPM made an attestation key that may not attest; report its model",
-        "activation_failed" => "the TPM could not prove that the attestation key is its own; try again",
-        "quote_unacceptable" => "the state of this machine's firmware or boot loader is not the expected one",
-        "machine_exists" => "this TPM is enrolled already; an administrator must revoke that machine first",
-        "machine_revoked" => "an administrator revoked this machine",
-        "audit_unavailable" => "the audit log cannot be written, so nothing is granted; try again later",
-        "urn:ietf:params:acme:error:badAttestationStatement" => "the attestation of the machine key was not accepted",
-        _ => "see the control plane's log",
+impl From<TpmError> for EnrollError {
+    fn from(error: TpmError) -> Self {
+        Self::ControlPlane(error.into())
     }
 }
 
@@ -164,7 +126,7 @@ pub async fn renew_certificate(
     client: &Client,
     state: &StateDir,
     key: &MachineKey,
-) -> Result<Vec<u8>, EnrollError> {
+) -> Result<Vec<u8>, ControlPlaneError> {
     let machine = state.machine()?;
     let server = ControlPlane::new(&machine.server, client.clone())?;
     obtain_certificate(&server, state, machine, key).await
@@ -180,15 +142,15 @@ pub async fn machine_key(tpm: &Tpm, machine: &EnrolledMachine) -> Result<Machine
 }
 
 /// The TPM against the attestation CA: who are you, and is this attestation key yours?
-async fn prove(config: &EnrollConfig, server: &ControlPlane) -> Result<EnrolledMachine, EnrollError> {
+async fn prove(config: &EnrollConfig, server: &ControlPlane) -> Result<EnrolledMachine, ControlPlaneError> {
     let known = attest::prove_machine(server, &config.tpm, &config.token).await?;
     let machine_key = config.tpm.run(|tpm| tpm.create_machine_key()).await?;
     let account_key = SoftwareP256::generate()
         .and_then(|key| key.to_pkcs8())
-        .map_err(|error| EnrollError::AccountKey(error.to_string()))?;
+        .map_err(|error| ControlPlaneError::Key(error.to_string()))?;
     Ok(EnrolledMachine {
         version: 1,
-        server: server.origin.as_str().to_owned(),
+        server: server.origin().as_str().to_owned(),
         machine_id: known.machine_id,
         permanent_identifier: known.permanent_identifier,
         machine_key,
@@ -204,7 +166,7 @@ async fn obtain_certificate(
     state: &StateDir,
     mut machine: EnrolledMachine,
     key: &MachineKey,
-) -> Result<Vec<u8>, EnrollError> {
+) -> Result<Vec<u8>, ControlPlaneError> {
     let mut acme = acme::AcmeClient::open(server, &machine).await?;
     if machine.account_url.is_none() {
         machine.account_url = Some(acme.create_account(machine.pending_binding.as_ref()).await?);
@@ -218,88 +180,3 @@ async fn obtain_certificate(
     Ok(chain)
 }
 
-/// The control plane: one origin, JSON in and out.
-#[derive(Debug)]
-struct ControlPlane {
-    origin: Origin,
-    client: Client,
-}
-
-impl ControlPlane {
-    fn new(server: &str, client: Client) -> Result<Self, HttpError> {
-        Ok(Self { origin: Origin::of(server)?, client })
-    }
-
-    /// The path of a URL that the server named, which must be its own.
-    fn path_of<'u>(&self, step: &'static str, url: &'u str) -> Result<&'u str, EnrollError> {
-        url.strip_prefix(self.origin.as_str())
-            .filter(|path| path.starts_with('/'))
-            .ok_or_else(|| self.protocol(step, "a URL of another origin"))
-    }
-
-    fn protocol(&self, step: &'static str, what: impl Into<String>) -> EnrollError {
-        EnrollError::Protocol { step, what: what.into(), server: self.origin.to_string() }
-    }
-
-    async fn send(
-        &self,
-        step: &'static str,
-        method: Method,
-        path: &str,
-        content_type: &'static str,
-        body: Vec<u8>,
-    ) -> Result<Reply, EnrollError> {
-        let mut request = Request::builder().method(method).uri(path);
-        if !content_type.is_empty() {
-            request = request.header(header::CONTENT_TYPE, content_type);
-        }
-        let request = request
-            .body(Full::from(body))
-            .map_err(|_| self.protocol(step, "a URL that cannot be requested"))?;
-        Ok(self.client.request(&self.origin, request).await?)
-    }
-
-    /// Posts JSON to our own endpoints and reads JSON; refusals are `{"error", "error_description"}`.
-    async fn post<T: serde::de::DeserializeOwned>(
-        &self,
-        step: &'static str,
-        path: &str,
-        body: &serde_json::Value,
-    ) -> Result<T, EnrollError> {
-        let reply =
-            self.send(step, Method::POST, path, "application/json", body.to_string().into_bytes()).await?;
-        if reply.status == StatusCode::OK {
-            return self.read(step, &reply);
-        }
-        Err(self.refusal(step, &reply))
-    }
-
-    fn read<T: serde::de::DeserializeOwned>(&self, step: &'static str, reply: &Reply) -> Result<T, EnrollError> {
-        countersign_proto::json::typed(&reply.body, &countersign_proto::json::Limits::DEFAULT)
-            .map_err(|error| self.protocol(step, error.to_string()))
-    }
-
-    /// An OAuth-style error or an RFC 7807 problem.
-    fn refusal(&self, step: &'static str, reply: &Reply) -> EnrollError {
-        #[derive(serde::Deserialize)]
-        struct Refusal {
-            #[serde(alias = "type")]
-            error: String,
-            #[serde(alias = "detail", default)]
-            error_description: String,
-        }
-        match self.read::<Refusal>(step, reply) {
-            Ok(refusal) => EnrollError::Refused {
-                step,
-                code: printable(&refusal.error),
-                description: printable(&refusal.error_description),
-            },
-            Err(_) => self.protocol(step, format!("status {}", reply.status)),
-        }
-    }
-}
-
-/// What came over the network, made fit for a terminal.
-fn printable(text: &str) -> String {
-    text.chars().filter(|character| !character.is_control()).take(300).collect()
-}

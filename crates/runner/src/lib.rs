@@ -3,8 +3,10 @@
 //! Nothing server-side is linked here, and no key ever enters the agent's process.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod control_plane;
 pub mod enroll;
 pub mod http;
+pub mod session;
 pub mod state;
 pub mod tpm;
 

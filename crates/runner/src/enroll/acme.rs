@@ -8,12 +8,12 @@ use countersign_proto::b64;
 use countersign_proto::cbor::Item;
 use countersign_proto::digest::Sha256Digest;
 use countersign_proto::jose::{JwsSigner as _, SoftwareP256};
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, Method, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::{ControlPlane, EnrollError};
+use crate::control_plane::{ControlPlane, ControlPlaneError, printable};
 use crate::http::Reply;
 use crate::state::{AccountBinding, EnrolledMachine};
 use crate::tpm::{Attested, MachineKey};
@@ -82,22 +82,18 @@ pub struct AcmeClient<'s> {
 
 impl<'s> AcmeClient<'s> {
     /// Reads the directory; the account is the one of the state directory.
-    pub async fn open(server: &'s ControlPlane, machine: &EnrolledMachine) -> Result<Self, EnrollError> {
+    pub async fn open(server: &'s ControlPlane, machine: &EnrolledMachine) -> Result<Self, ControlPlaneError> {
         let step = "the ACME directory";
-        let reply = server.send(step, Method::GET, "/acme/directory", "", Vec::new()).await?;
-        if reply.status != StatusCode::OK {
-            return Err(server.refusal(step, &reply));
-        }
-        let directory = server.read(step, &reply)?;
+        let directory = server.fetch(step, "/acme/directory").await?;
         let pkcs8 = b64::url_decode(machine.account_key.expose())
             .map(Zeroizing::new)
-            .map_err(|error| EnrollError::AccountKey(error.to_string()))?;
-        let key = SoftwareP256::from_pkcs8(&pkcs8).map_err(|error| EnrollError::AccountKey(error.to_string()))?;
+            .map_err(|error| ControlPlaneError::Key(error.to_string()))?;
+        let key = SoftwareP256::from_pkcs8(&pkcs8).map_err(|error| ControlPlaneError::Key(error.to_string()))?;
         Ok(Self { server, directory, key, account_url: machine.account_url.clone(), nonce: None })
     }
 
     /// `newAccount` with external account binding (RFC 8555 §7.3.4). Answers the account's URL.
-    pub async fn create_account(&mut self, binding: Option<&AccountBinding>) -> Result<String, EnrollError> {
+    pub async fn create_account(&mut self, binding: Option<&AccountBinding>) -> Result<String, ControlPlaneError> {
         let step = "the ACME account";
         let url = self.directory.new_account.clone();
         let mut payload = json!({ "termsOfServiceAgreed": true });
@@ -112,10 +108,10 @@ impl<'s> AcmeClient<'s> {
     }
 
     /// The account's public key, authenticated with the key that the attestation CA gave this machine.
-    fn external_binding(&self, binding: &AccountBinding, url: &str) -> Result<Value, EnrollError> {
+    fn external_binding(&self, binding: &AccountBinding, url: &str) -> Result<Value, ControlPlaneError> {
         let secret = b64::url_decode(binding.key.expose())
             .map(Zeroizing::new)
-            .map_err(|error| EnrollError::AccountKey(error.to_string()))?;
+            .map_err(|error| ControlPlaneError::Key(error.to_string()))?;
         let protected = b64::url_encode(json!({ "alg": "HS256", "kid": binding.kid, "url": url }).to_string().as_bytes());
         let payload = b64::url_encode(&self.key.public_jwk().to_value().to_jcs());
         let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &secret);
@@ -128,7 +124,7 @@ impl<'s> AcmeClient<'s> {
         &mut self,
         machine: &EnrolledMachine,
         key: &MachineKey,
-    ) -> Result<Vec<u8>, EnrollError> {
+    ) -> Result<Vec<u8>, ControlPlaneError> {
         let identifier = json!({ "type": "permanent-identifier", "value": machine.permanent_identifier });
         let new_order = self.directory.new_order.clone();
         let reply = self.post("the order", &new_order, Some(&json!({ "identifiers": [identifier] }))).await?;
@@ -139,7 +135,7 @@ impl<'s> AcmeClient<'s> {
             self.satisfy(authorization, machine, key).await?;
         }
         let request = rcgen::CertificateParams::default().serialize_request(key).map_err(|_| {
-            EnrollError::Tpm(crate::tpm::TpmError::Malformed { command: "TPM2_Sign", what: "no certificate request" })
+            ControlPlaneError::Tpm(crate::tpm::TpmError::Malformed { command: "TPM2_Sign", what: "no certificate request" })
         });
         let csr = json!({ "csr": b64::url_encode(request?.der()) });
         self.post("the certificate request", &order.finalize, Some(&csr)).await?;
@@ -153,7 +149,7 @@ impl<'s> AcmeClient<'s> {
         url: &str,
         machine: &EnrolledMachine,
         key: &MachineKey,
-    ) -> Result<(), EnrollError> {
+    ) -> Result<(), ControlPlaneError> {
         let step = "the attestation of the machine key";
         let reply = self.post(step, url, None).await?;
         let authorization: Authorization = self.server.read(step, &reply)?;
@@ -183,7 +179,7 @@ impl<'s> AcmeClient<'s> {
         token: &str,
         machine: &EnrolledMachine,
         key: &MachineKey,
-    ) -> Result<Vec<u8>, EnrollError> {
+    ) -> Result<Vec<u8>, ControlPlaneError> {
         let authorization = format!("{token}.{}", self.key.public_jwk().thumbprint());
         let digest = Sha256Digest::of(authorization.as_bytes());
         let certified: Attested = {
@@ -195,7 +191,7 @@ impl<'s> AcmeClient<'s> {
             .iter()
             .map(|text| b64::url_decode(text).map(Item::Bytes))
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| EnrollError::AccountKey(error.to_string()))?;
+            .map_err(|error| ControlPlaneError::Key(error.to_string()))?;
         let statement = Item::map([
             ("ver", Item::Text("2.0".to_owned())),
             ("alg", Item::Neg(COSE_ES256)),
@@ -207,7 +203,7 @@ impl<'s> AcmeClient<'s> {
         Ok(Item::map([("fmt", Item::Text("tpm".to_owned())), ("attStmt", statement)]).to_bytes())
     }
 
-    async fn await_certificate(&mut self, order_url: &str) -> Result<String, EnrollError> {
+    async fn await_certificate(&mut self, order_url: &str) -> Result<String, ControlPlaneError> {
         let step = "the certificate";
         for _ in 0..MAX_POLLS {
             let reply = self.post(step, order_url, None).await?;
@@ -227,7 +223,7 @@ impl<'s> AcmeClient<'s> {
         step: &'static str,
         url: &str,
         payload: Option<&Value>,
-    ) -> Result<Reply, EnrollError> {
+    ) -> Result<Reply, ControlPlaneError> {
         let path = self.server.path_of(step, url)?.to_owned();
         let mut retries = 0;
         loop {
@@ -239,13 +235,13 @@ impl<'s> AcmeClient<'s> {
                 return Ok(reply);
             }
             match self.server.refusal(step, &reply) {
-                EnrollError::Refused { code, .. } if code == BAD_NONCE && retries < MAX_NONCE_RETRIES => retries += 1,
+                ControlPlaneError::Refused { code, .. } if code == BAD_NONCE && retries < MAX_NONCE_RETRIES => retries += 1,
                 error => return Err(error),
             }
         }
     }
 
-    async fn fresh_nonce(&mut self, step: &'static str) -> Result<String, EnrollError> {
+    async fn fresh_nonce(&mut self, step: &'static str) -> Result<String, ControlPlaneError> {
         if let Some(nonce) = self.nonce.take() {
             return Ok(nonce);
         }
@@ -255,13 +251,13 @@ impl<'s> AcmeClient<'s> {
     }
 
     /// Flattened JWS (RFC 8555 §6.2): with the key itself until there is an account, then with its URL.
-    fn sign(&self, url: &str, nonce: &str, payload: Option<&Value>) -> Result<Vec<u8>, EnrollError> {
+    fn sign(&self, url: &str, nonce: &str, payload: Option<&Value>) -> Result<Vec<u8>, ControlPlaneError> {
         let mut protected = json!({ "alg": "ES256", "nonce": nonce, "url": url });
         match &self.account_url {
             Some(account) => protected["kid"] = account.as_str().into(),
             None => {
                 protected["jwk"] = serde_json::from_slice(&self.key.public_jwk().to_value().to_jcs())
-                    .map_err(|error| EnrollError::AccountKey(error.to_string()))?;
+                    .map_err(|error| ControlPlaneError::Key(error.to_string()))?;
             }
         }
         let protected = b64::url_encode(protected.to_string().as_bytes());
@@ -272,12 +268,12 @@ impl<'s> AcmeClient<'s> {
     }
 }
 
-fn refused(step: &'static str, problem: Option<Problem>) -> EnrollError {
+fn refused(step: &'static str, problem: Option<Problem>) -> ControlPlaneError {
     let problem = problem.unwrap_or(Problem { kind: "invalid".to_owned(), detail: String::new() });
-    EnrollError::Refused {
+    ControlPlaneError::Refused {
         step,
-        code: super::printable(&problem.kind),
-        description: super::printable(&problem.detail),
+        code: printable(&problem.kind),
+        description: printable(&problem.detail),
     }
 }
 

@@ -5,7 +5,8 @@ use countersign_proto::digest::Sha256Digest;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{ControlPlane, EnrollError, EnrollmentToken};
+use super::EnrollmentToken;
+use crate::control_plane::{ControlPlane, ControlPlaneError};
 use crate::tpm::{QuoteEvidence, Tpm};
 
 /// What the attestation CA knows about this machine from now on.
@@ -39,7 +40,7 @@ pub async fn prove_machine(
     server: &ControlPlane,
     tpm: &Tpm,
     token: &EnrollmentToken,
-) -> Result<KnownMachine, EnrollError> {
+) -> Result<KnownMachine, ControlPlaneError> {
     let fresh = Sha256Digest::of(token.expose().as_bytes());
     let (certificates, endorsement, key) = tpm
         .run(move |tpm| {
