@@ -109,7 +109,7 @@ pub struct Doctor {
 /// Which TPM.
 #[derive(Clone, Debug, Args)]
 pub struct Tpm {
-    /// The TPM: a device (/dev/tpmrm0) or the Unix socket of a software TPM (swtpm:PATH).
+    /// The TPM: a device (/dev/tpmrm0) or the Unix socket of a software TPM (unix:PATH).
     #[arg(long, default_value = "/dev/tpmrm0", env = "COUNTERSIGN_TPM", value_name = "DEVICE")]
     pub tpm: String,
 }
@@ -248,12 +248,15 @@ pub enum Policy {
 pub enum Tool {
     /// List the tools, their digests and whether they are pinned.
     List,
-    /// Pin the definition that was last seen.
+    /// Pin the definition that you reviewed.
     Approve {
         /// The upstream.
         upstream: String,
         /// The tool.
         tool: String,
+        /// The digest of the definition that you reviewed, as `tool list` shows it.
+        #[arg(long)]
+        digest: String,
     },
 }
 
@@ -303,14 +306,26 @@ pub enum Audit {
     Verify {
         /// The log's folder.
         log: PathBuf,
-        /// The log's verification key (`name+id+base64`, or a file that holds it); by default the one beside the log.
-        #[arg(long)]
-        key: Option<String>,
+        /// A file with the log's verification key; by default `<log>/key.pub`, which proves nothing to a third party.
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
     },
-    /// Print entries as JSON lines.
+    /// Print the newest records of the running system.
+    Tail {
+        /// The first index.
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// How many.
+        #[arg(long, default_value_t = 1000)]
+        limit: u64,
+    },
+    /// Print entries of a log on disk.
     Show {
         /// The log's folder.
         log: PathBuf,
+        /// As for `verify`.
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
         /// The first index.
         #[arg(long, default_value_t = 0)]
         from: u64,
@@ -322,6 +337,9 @@ pub enum Audit {
     Prove {
         /// The log's folder.
         log: PathBuf,
+        /// As for `verify`.
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
         /// The entry's index.
         index: u64,
     },
@@ -329,5 +347,8 @@ pub enum Audit {
     Invariants {
         /// The log's folder.
         log: PathBuf,
+        /// As for `verify`.
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
     },
 }

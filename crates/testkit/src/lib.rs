@@ -1,5 +1,12 @@
-//! Simulated machines, clocks, attackers, fakes that behave.
+//! Simulated machines, clocks, attackers, fakes that behave; and the demo that plays the story with them.
+//!
+//! Nothing here is linked into the product.
 
-pub mod swtpm;
+pub mod ambient;
+pub mod browser;
+pub mod drill;
+pub mod insider;
 pub mod process;
+pub mod swtpm;
+pub mod theft;
 pub mod world;

@@ -236,7 +236,7 @@ impl World {
             "--state",
             &state.display().to_string(),
             "--tpm",
-            &format!("swtpm:{}", tpm.socket().display()),
+            &format!("unix:{}", tpm.socket().display()),
         ])?;
         Ok(Machine { name: name.to_owned(), tpm, state })
     }
@@ -311,7 +311,7 @@ impl World {
             .arg("--state")
             .arg(&machine.state)
             .arg("--tpm")
-            .arg(format!("swtpm:{}", machine.tpm.socket().display()))
+            .arg(format!("unix:{}", machine.tpm.socket().display()))
             .args(extra)
             .arg("--");
         command
@@ -331,6 +331,15 @@ impl World {
         let start = answer.find('{').ok_or_else(|| io::Error::other("no JSON in the counters"))?;
         let end = answer.rfind('}').ok_or_else(|| io::Error::other("no JSON in the counters"))?;
         serde_json::from_str(&answer[start..=end]).map_err(io::Error::other)
+    }
+
+    /// How many records the log has.
+    ///
+    /// # Errors
+    /// If the control plane does not answer.
+    pub fn log_size(&self) -> io::Result<u64> {
+        let status = self.cli(&["status"])?;
+        status["log_size"].as_u64().ok_or_else(|| missing("status", "log_size", &status))
     }
 
     /// Every record so far, each with its index, as the running system has them.

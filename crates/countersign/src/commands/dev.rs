@@ -1,0 +1,327 @@
+//! `countersign dev` and `countersign serve`: control plane and gateway in one process, joined as they would be over
+//! a network. The gateway still decides from signed snapshots alone.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use countersign_audit::note::{LogKey, Origin as LogOrigin};
+use countersign_gateway::config::{Credential, GatewayConfig, GatewayLimits, Origin, UpstreamConfig as GatewayUpstream};
+use countersign_gateway::{Gateway, RunningGateway};
+use countersign_log::{Log, LogLimits};
+use countersign_proto::id::{TrustDomain, UpstreamId};
+use countersign_proto::time::{Clock, Entropy};
+use countersign_server::config::{Lifetimes, Limits, Listen, ServerConfig, UpstreamConfig as ServerUpstream};
+use countersign_server::{RunningServer, Server};
+use countersign_store::open_sqlite;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use zeroize::Zeroizing;
+
+use crate::ambient::{SystemClock, SystemEntropy};
+use crate::cli::{Dev, Serve};
+use crate::config::{Config, ToolReview, Upstream};
+use crate::exit::{Code, Failure};
+use crate::joint::Joint;
+use crate::secret_file;
+
+/// `countersign dev`: the embedded defaults.
+pub async fn dev(command: &Dev, json: bool) -> Result<ExitCode, Failure> {
+    let credentials = pairs("--credential", &command.credentials)?;
+    let upstreams = pairs("--upstream", &command.upstreams)?
+        .into_iter()
+        .map(|(id, url)| Upstream {
+            credential_file: credentials.get(&id).map(PathBuf::from),
+            credential_header: "authorization".to_owned(),
+            ca_file: None,
+            tool_review: ToolReview::FirstSight,
+            id,
+            url,
+        })
+        .collect();
+    let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
+    let config = Config {
+        trust_domain: TrustDomain::parse("dev.countersign").map_err(|error| Failure::new(Code::Failed, error))?,
+        data_dir: command.dir.join("data"),
+        server_listen: loopback(command.server_port),
+        server_url: None,
+        ek_roots: command.ek_roots.clone(),
+        console_listen: loopback(command.console_port),
+        gateway_listen: loopback(command.gateway_port),
+        gateway_url: None,
+        upstreams,
+    };
+    run(&config, json).await
+}
+
+/// `countersign serve`: as the file says.
+pub async fn serve(command: &Serve, json: bool) -> Result<ExitCode, Failure> {
+    let config = Config::load(&command.config).map_err(|error| Failure::chain(Code::Usage, &error))?;
+    run(&config, json).await
+}
+
+fn pairs(flag: &str, given: &[String]) -> Result<BTreeMap<UpstreamId, String>, Failure> {
+    given
+        .iter()
+        .map(|pair| {
+            let (id, value) = pair
+                .split_once('=')
+                .ok_or_else(|| Failure::new(Code::Usage, format!("{flag} {pair}: write it as ID=VALUE")))?;
+            let id = UpstreamId::parse(id).map_err(|error| Failure::new(Code::Usage, format!("{flag} {pair}: {error}")))?;
+            Ok((id, value.to_owned()))
+        })
+        .collect()
+}
+
+/// Brings everything up, says so, and runs until SIGTERM or SIGINT.
+async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let rng: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+    let failed = |what: &str, error: &dyn std::error::Error| {
+        let mut text = format!("{what}: {error}");
+        let mut cause = error.source();
+        while let Some(inner) = cause {
+            text = format!("{text}: {inner}");
+            cause = inner.source();
+        }
+        Failure::new(Code::Failed, text).next("countersign doctor --config explains ports, disk, keys and roots")
+    };
+    let mut stop = [SignalKind::terminate(), SignalKind::interrupt()]
+        .map(|kind| signal(kind).map_err(|error| failed("signals", &error)));
+
+    private_folder(&config.data_dir).map_err(|error| failed("data folder", &error))?;
+    let ports = Ports::bind(config)?;
+    let metrics = PrometheusBuilder::new().install_recorder().map_err(|error| failed("metrics", &error))?;
+    let log = open_log(config, &ports, rng.as_ref(), Arc::clone(&clock)).map_err(|error| failed("audit log", &*error))?;
+    let store = open_store(config, rng.as_ref()).map_err(|error| failed("store", &*error))?;
+
+    let (server_url, gateway_url) = (ports.server_url.clone(), ports.gateway_url.clone());
+    let console_url = ports.console_url.clone();
+    let gateway_listener = ports.gateway;
+    let server = Server::start(
+        server_config(config, ports.server, ports.console, &server_url, &gateway_url, metrics)?,
+        store,
+        log.clone(),
+        Arc::clone(&clock),
+        Arc::clone(&rng),
+    )
+    .await
+    .map_err(|error| failed("control plane", &error))?;
+    let ca_file = config.data_dir.join("ca.pem");
+    std::fs::write(&ca_file, pem(server.control.machine_root())).map_err(|error| failed("ca.pem", &error))?;
+
+    let gateway_config = gateway_config(config, gateway_listener, &server_url, &gateway_url, &server)?;
+    let gateway = Gateway::start(gateway_config, Arc::new(Joint::new(Arc::clone(&server.control))), log.clone(), clock, rng)
+        .await
+        .map_err(|error| failed("gateway", &error))?;
+
+    announce(config, json, &server_url, &gateway_url, &console_url, &ca_file);
+    let [terminate, interrupt] = &mut stop;
+    if let (Ok(terminate), Ok(interrupt)) = (terminate, interrupt) {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    }
+    shut_down(gateway, server, log).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn shut_down(gateway: RunningGateway, server: RunningServer, log: Log) {
+    gateway.shutdown().await;
+    server.shutdown().await;
+    log.shutdown().await;
+}
+
+/// The listeners, bound first, so that URLs can be formed from their ports.
+struct Ports {
+    server: TcpListener,
+    gateway: TcpListener,
+    console: TcpListener,
+    server_url: String,
+    gateway_url: String,
+    console_url: String,
+}
+
+impl Ports {
+    fn bind(config: &Config) -> Result<Self, Failure> {
+        let bind = |what: &str, address: SocketAddr| {
+            TcpListener::bind(address)
+                .and_then(|listener| listener.local_addr().map(|bound| (listener, bound.port())))
+                .map_err(|error| {
+                    Failure::new(Code::Failed, format!("{what} port {address}: {error}"))
+                        .next("stop what listens there, or choose another port (0 takes a free one)")
+                })
+        };
+        let (server, server_port) = bind("control plane", config.server_listen)?;
+        let (gateway, gateway_port) = bind("gateway", config.gateway_listen)?;
+        let (console, console_port) = bind("console", config.console_listen)?;
+        let url = |given: &Option<String>, port: u16| given.clone().unwrap_or_else(|| format!("https://localhost:{port}"));
+        Ok(Self {
+            server_url: url(&config.server_url, server_port),
+            gateway_url: url(&config.gateway_url, gateway_port),
+            console_url: format!("http://localhost:{console_port}"),
+            server,
+            gateway,
+            console,
+        })
+    }
+}
+
+fn private_folder(folder: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+type Boxed = Box<dyn std::error::Error + Send + Sync>;
+
+fn open_log(config: &Config, ports: &Ports, rng: &dyn Entropy, clock: Arc<dyn Clock>) -> Result<Log, Boxed> {
+    let folder = config.data_dir.join("log");
+    private_folder(&folder)?;
+    let seed = secret_file::load_or_create(&config.data_dir.join("log.key"), rng)?;
+    let key = LogKey::from_seed(&seed)?;
+    // The log's name never changes, whatever the ports are: it is made once and kept.
+    let named = config.data_dir.join("log.origin");
+    let name = match std::fs::read_to_string(&named) {
+        Ok(name) => name,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let host = ports.server_url.trim_start_matches("https://");
+            let name = format!("{host}/log/{}", config.trust_domain);
+            std::fs::write(&named, &name)?;
+            name
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let origin = LogOrigin::parse(name.trim())?;
+    std::fs::write(folder.join("key.pub"), format!("{}\n", key.verifier(&origin)))?;
+    Ok(Log::open(&folder, origin, key, LogLimits::default(), clock)?)
+}
+
+fn open_store(config: &Config, rng: &dyn Entropy) -> Result<countersign_store::Store, Boxed> {
+    let key = secret_file::load_or_create(&config.data_dir.join("store.key"), rng)?;
+    Ok(open_sqlite(config.data_dir.join("store.db"), *key)?)
+}
+
+fn resource(gateway_url: &str, upstream: &UpstreamId) -> String {
+    format!("{gateway_url}/mcp/{upstream}")
+}
+
+fn server_config(
+    config: &Config,
+    server: TcpListener,
+    console: TcpListener,
+    server_url: &str,
+    gateway_url: &str,
+    metrics: PrometheusHandle,
+) -> Result<ServerConfig, Failure> {
+    let ek_roots = super::pem_certificates(&config.ek_roots).map_err(|error| {
+        Failure::new(Code::Usage, format!("endorsement roots: {}: {error}", config.ek_roots.display()))
+            .next("name a folder with the TPM manufacturers' roots as PEM files")
+    })?;
+    Ok(ServerConfig {
+        data_dir: config.data_dir.clone(),
+        issuer: server_url.to_owned(),
+        trust_domain: config.trust_domain.clone(),
+        listen: Listen::Bound(server),
+        console_listen: Listen::Bound(console),
+        admin_socket: config.data_dir.join("admin.sock"),
+        status_listen: None,
+        server_names: names(server_url),
+        ek_roots,
+        ek_allow_list: Vec::new(),
+        upstreams: config
+            .upstreams
+            .iter()
+            .map(|upstream| ServerUpstream {
+                id: upstream.id.clone(),
+                resource: resource(gateway_url, &upstream.id),
+                first_sight: upstream.tool_review == ToolReview::FirstSight,
+            })
+            .collect(),
+        metrics: Some(metrics),
+        lifetimes: Lifetimes::default(),
+        limits: Limits::default(),
+    })
+}
+
+fn gateway_config(
+    config: &Config,
+    listener: TcpListener,
+    server_url: &str,
+    gateway_url: &str,
+    server: &RunningServer,
+) -> Result<GatewayConfig, Failure> {
+    let usage = |error: &dyn std::error::Error| Failure::chain(Code::Usage, error);
+    let identity = server.control.tls_identity(&names(gateway_url)).map_err(|error| usage(&error))?;
+    let state_dir = config.data_dir.join("gateway");
+    private_folder(&state_dir).map_err(|error| usage(&error))?;
+    Ok(GatewayConfig {
+        listener,
+        public_origin: Origin::parse(gateway_url).map_err(|error| usage(&error))?,
+        issuer: server_url.to_owned(),
+        upstreams: config.upstreams.iter().map(upstream).collect::<Result<_, _>>()?,
+        server_certificates: identity.chain.into_iter().map(CertificateDer::from).collect(),
+        server_key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.key.expose().to_vec())),
+        machine_roots: vec![CertificateDer::from(server.control.machine_root().to_vec())],
+        snapshot_key: server.control.snapshot_key(),
+        state_dir,
+        limits: GatewayLimits::default(),
+    })
+}
+
+fn upstream(configured: &Upstream) -> Result<GatewayUpstream, Failure> {
+    let invalid = |what: String| Failure::new(Code::Usage, format!("upstream {}: {what}", configured.id));
+    let credential = configured
+        .credential_file
+        .as_ref()
+        .map(|file| {
+            let text = Zeroizing::new(
+                std::fs::read_to_string(file).map_err(|error| invalid(format!("{}: {error}", file.display())))?,
+            );
+            let value = Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned());
+            Credential::header(&configured.credential_header, value).map_err(|error| invalid(error.to_string()))
+        })
+        .transpose()?;
+    Ok(GatewayUpstream {
+        id: configured.id.clone(),
+        url: configured.url.parse().map_err(|error| invalid(format!("{}: {error}", configured.url)))?,
+        credential,
+        ca_file: configured.ca_file.clone(),
+    })
+}
+
+/// The names for the TLS certificate of a public URL. On loopback both ways to write it work.
+fn names(url: &str) -> Vec<String> {
+    let authority = url.trim_start_matches("https://");
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        Some(_) | None => authority,
+    };
+    let mut names = vec![host.trim_matches(['[', ']']).to_owned()];
+    if host == "localhost" {
+        names.push("127.0.0.1".to_owned());
+    }
+    names
+}
+
+fn pem(der: &[u8]) -> String {
+    use base64::Engine as _;
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let lines: Vec<&str> = (0..text.len()).step_by(64).map(|at| &text[at..text.len().min(at + 64)]).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+}
+
+fn announce(config: &Config, json: bool, server_url: &str, gateway_url: &str, console_url: &str, ca_file: &Path) {
+    let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
+    let facts = json!({
+        "ready": true,
+        "server": server_url,
+        "gateway": gateway_url,
+        "console": console_url,
+        "admin": absolute(config.data_dir.join("admin.sock")),
+        "ca": absolute(ca_file.to_owned()),
+        "log": absolute(config.data_dir.join("log")),
+    });
+    crate::output::show(&facts, json);
+}
