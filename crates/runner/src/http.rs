@@ -164,7 +164,8 @@ pub struct Connection {
     exporter: [u8; 32],
     /// Which generation of the client's connections it belongs to.
     generation: u64,
-    requests: u64,
+    /// Whether the server once answered something else than 401 on it.
+    accepted: bool,
 }
 
 impl Connection {
@@ -174,10 +175,10 @@ impl Connection {
         &self.exporter
     }
 
-    /// Whether nothing was sent on it yet.
+    /// Whether the server has not accepted a proof for it yet.
     #[must_use]
-    pub fn is_new(&self) -> bool {
-        self.requests == 0
+    pub fn needs_proof(&self) -> bool {
+        !self.accepted
     }
 }
 
@@ -301,7 +302,7 @@ impl Client {
                 tracing::debug!(%error, "connection ended");
             }
         });
-        Ok(Connection { origin: origin.clone(), sender, exporter, generation, requests: 0 })
+        Ok(Connection { origin: origin.clone(), sender, exporter, generation, accepted: false })
     }
 
     /// Sends one request on `connection` and returns its reply as a stream, after which the connection is kept.
@@ -320,9 +321,11 @@ impl Client {
         let host = http::HeaderValue::from_str(authority)
             .map_err(|_| SendError::Failed(HttpError::Url(connection.origin.text.clone())))?;
         request.headers_mut().insert(http::header::HOST, host);
-        connection.requests += 1;
         match connection.sender.try_send_request(request).await {
-            Ok(response) => Ok(response.map(|body: Incoming| ReplyBody::new(body, self.clone(), connection))),
+            Ok(response) => {
+                connection.accepted |= response.status() != StatusCode::UNAUTHORIZED;
+                Ok(response.map(|body: Incoming| ReplyBody::new(body, self.clone(), connection)))
+            }
             Err(mut error) => match error.take_message() {
                 Some(request) => Err(SendError::Unsent(Box::new(request))),
                 None => Err(SendError::Failed(HttpError::Broken {

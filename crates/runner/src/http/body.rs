@@ -26,12 +26,6 @@ impl ReplyBody {
         reply
     }
 
-    /// The TLS exporter of the connection it comes over, while it is being read.
-    #[must_use]
-    pub fn connection(&self) -> Option<&Connection> {
-        self.lease.as_ref().map(|(_, connection)| connection)
-    }
-
     fn give_back(&mut self) {
         if let Some((client, connection)) = self.lease.take() {
             client.give_back(connection);
