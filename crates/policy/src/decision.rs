@@ -168,10 +168,24 @@ pub(crate) enum Ruling {
     Challenge { needs: Needs, then: Vec<Needs> },
 }
 
+impl Ruling {
+    /// A challenge, unless there is nothing to ask for.
+    pub(crate) fn challenge(needs: Vec<Needs>) -> Option<Self> {
+        let mut needs = needs.into_iter();
+        Some(Self::Challenge { needs: needs.next()?, then: needs.collect() })
+    }
+}
+
 /// Refuses a request that never reached a decision, so that it leaves a record like every other.
 ///
 /// `facts` holds what was established before the request failed, and nothing it merely claimed.
-pub fn refuse(code: Code, decision_id: DecisionId, now: Timestamp, nonce: [u8; 16], facts: Facts) -> Decision {
+pub fn refuse(
+    code: Code,
+    decision_id: DecisionId,
+    now: Timestamp,
+    nonce: [u8; 16],
+    facts: Facts,
+) -> Decision {
     conclude(Occasion { decision_id, now, nonce }, facts, Ruling::Deny(code))
 }
 
@@ -193,7 +207,8 @@ pub(crate) fn conclude(occasion: Occasion, facts: Facts, ruling: Ruling) -> Deci
     };
     let mut record = begin(kind, word, code);
     if let Ruling::Challenge { needs, then } = &ruling {
-        let asked = [needs].into_iter().chain(then).map(|needs| Value::from(needs.to_string())).collect::<Vec<_>>();
+        let asked =
+            [needs].into_iter().chain(then).map(|needs| Value::from(needs.to_string())).collect::<Vec<_>>();
         record = record.with("needs", asked);
     }
     match facts.write(record).build() {
@@ -201,14 +216,19 @@ pub(crate) fn conclude(occasion: Occasion, facts: Facts, ruling: Ruling) -> Deci
             let verdict = match ruling {
                 Ruling::Permit { call, policy } => Verdict::Permit(Permit { decision_id, call, policy }),
                 Ruling::Deny(code) => Verdict::Deny(Denial { code, reason: code.reason(), decision_id }),
-                Ruling::Challenge { needs, then } => Verdict::Challenge(Challenge { decision_id, needs, then }),
+                Ruling::Challenge { needs, then } => {
+                    Verdict::Challenge(Challenge { decision_id, needs, then })
+                }
             };
             Decision { record, verdict }
         }
         // Fail closed: what cannot be recorded in full is not permitted.
         Err(_) => {
             let code = Code::AuditUnavailable;
-            #[expect(clippy::expect_used, reason = "two short members of fixed form and a clamped time always fit")]
+            #[expect(
+                clippy::expect_used,
+                reason = "two short members of fixed form and a clamped time always fit"
+            )]
             let record = begin(Kind::Denial, "deny", Some(code)).build().expect("a minimal record fits");
             Decision { record, verdict: Verdict::Deny(Denial { code, reason: code.reason(), decision_id }) }
         }

@@ -10,6 +10,9 @@ use countersign_proto::json::{Object, Value};
 
 use crate::situation::Situation;
 
+mod factors;
+
+pub(crate) use factors::proof_kind;
 
 /// The most policy names one record lists.
 const MAX_NAMES: usize = 64;
@@ -48,6 +51,14 @@ impl Facts {
     #[must_use]
     pub fn detail(self, detail: &str) -> Self {
         self.with("detail", detail.chars().take(MAX_DETAIL_CHARS).collect::<String>())
+    }
+
+    /// A detail where there is one.
+    pub(crate) fn explained(self, detail: Option<String>) -> Self {
+        match detail {
+            Some(detail) => self.detail(&detail),
+            None => self,
+        }
     }
 
     /// This refusal is also an alarm, of this kind (`theft`: two genuine proofs that do not belong together).

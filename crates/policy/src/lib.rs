@@ -1,9 +1,18 @@
-//! The PDP: binds both factors, evaluates Cedar, makes Decision. No HTTP, no SQL.
+//! The policy decision point: the join of both factors. Binds them, decides, and lets a decision out only against
+//! the receipt of its record.
+//!
+//! Pure: no HTTP, no SQL, no clock and no randomness of its own. A caller goes one way:
+//!
+//! 1. [`Countersigned::bind`] a verified agent and a verified machine,
+//! 2. [`Pdp::decide`] one call (or [`refuse`] a request that did not get this far),
+//! 3. make [`Decision::record`] durable, which gives a receipt,
+//! 4. [`Decision::reveal`] the [`Verdict`] with it, and forward only with a [`Permit`].
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod arguments;
 mod bundle;
 mod code;
+mod countersigned;
 mod decision;
 mod facts;
 mod index;
@@ -16,9 +25,10 @@ mod situation;
 pub use arguments::ArgumentError;
 pub use bundle::{MAX_BUNDLE_BYTES, MAX_POLICIES, PolicyError};
 pub use code::Code;
+pub use countersigned::{BindError, Countersigned};
 pub use decision::{Challenge, Decision, Denial, Permit, Verdict, WrongReceipt, refuse};
 pub use facts::Facts;
 pub use lint::{Finding, Rule, lint};
-pub use pdp::{Judgement, Outcome, Pdp};
+pub use pdp::{CallState, Judgement, Outcome, Pdp, ToolStanding};
 pub use requirement::{DEFAULT_MAX_AGE_SECS, LONGEST_MAX_AGE_SECS, Needs};
 pub use situation::{AgentProofKind, Situation};

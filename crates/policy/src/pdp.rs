@@ -25,7 +25,10 @@ use crate::requirement::{Needs, Requirements};
 use crate::schema::{self, Types};
 use crate::situation::Situation;
 
+mod decide;
 mod dormant;
+
+pub use decide::{CallState, ToolStanding};
 
 /// Candidate sets kept at once. One is a few policies for one class of agents and one tool.
 const MAX_CANDIDATE_SETS: usize = 16_384;
