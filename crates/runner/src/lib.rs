@@ -7,6 +7,7 @@ pub mod control_plane;
 pub mod enroll;
 pub mod http;
 pub mod proxy;
+pub mod run;
 pub mod session;
 pub mod state;
 pub mod tpm;
