@@ -55,7 +55,7 @@ impl Countersigned {
     /// [`BindError`] if the token was issued for another machine.
     pub fn bind(agent: VerifiedAgent, machine: VerifiedMachine) -> Result<Self, BindError> {
         let env = &agent.claims().env;
-        if !env.jkt.ct_eq(machine.thumbprint()) {
+        if !env.jkt.ct_eq(&machine.thumbprint()) {
             return Err(BindError::MachineKey);
         }
         if env.sub != *machine.spiffe_id() {

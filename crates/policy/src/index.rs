@@ -8,8 +8,7 @@
 use std::collections::HashMap;
 
 use cedar_policy::{
-    ActionConstraint, Effect, EntityUid, Policy, PolicySet, PolicySetError, PrincipalConstraint,
-    ResourceConstraint,
+    ActionConstraint, Effect, EntityUid, Policy, PolicySet, PrincipalConstraint, ResourceConstraint,
 };
 
 /// An entity with everything it is in.
@@ -87,16 +86,13 @@ impl Index {
         found
     }
 
-    /// The policies whose whole scope matches.
-    ///
-    /// # Errors
-    /// Cedar's, if two policies have one id; compiling has refused that before.
+    /// The policies whose whole scope matches. Nothing if two have one id; compiling has refused that before.
     pub(crate) fn candidates(
         &self,
         principal: &Lineage,
         action: &Lineage,
         resource: &Lineage,
-    ) -> Result<Candidates, PolicySetError> {
+    ) -> Option<Candidates> {
         let mut any_permit = false;
         let in_reach = self.buckets_of(principal).into_iter().filter_map(|id| self.buckets.get(id)).flatten();
         let matching = in_reach.filter(|policy| {
@@ -106,8 +102,8 @@ impl Index {
             any_permit |= matches && policy.effect() == Effect::Permit;
             matches
         });
-        let set = PolicySet::from_policies(matching.cloned())?;
-        Ok(Candidates { set, any_permit })
+        let set = PolicySet::from_policies(matching.cloned()).ok()?;
+        Some(Candidates { set, any_permit })
     }
 }
 

@@ -7,6 +7,30 @@
 //! 2. [`Pdp::decide`] one call (or [`refuse`] a request that did not get this far),
 //! 3. make [`Decision::record`] durable, which gives a receipt,
 //! 4. [`Decision::reveal`] the [`Verdict`] with it, and forward only with a [`Permit`].
+//!
+//! ```
+//! use countersign_audit::{Receipt, Record};
+//! use countersign_policy::{CallState, Countersigned, Pdp, Permit, Verdict};
+//! use countersign_proto::call::Call;
+//!
+//! fn walk(
+//!     pdp: &Pdp,
+//!     who: &Countersigned,
+//!     call: &Call,
+//!     state: &CallState<'_>,
+//!     append: impl Fn(&Record) -> Receipt,
+//!     forward: impl Fn(Permit),
+//! ) {
+//!     let decision = pdp.decide(who, call, state);
+//!     let receipt = append(decision.record());
+//!     match decision.reveal(receipt) {
+//!         Ok(Verdict::Permit(permit)) => forward(permit),
+//!         Ok(Verdict::Deny(denial)) => println!("{}", denial.code),
+//!         Ok(Verdict::Challenge(challenge)) => println!("{}", challenge.needs),
+//!         Err(wrong) => println!("{wrong}"),
+//!     }
+//! }
+//! ```
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod arguments;

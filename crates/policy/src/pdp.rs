@@ -237,7 +237,7 @@ impl Pdp {
     fn candidates(&self, agent: &Agent, tool: &Tool) -> Option<Arc<Candidates>> {
         self.candidates
             .get_or_insert_with(&(agent.class, tool.id), || {
-                self.index.candidates(&agent.lineage, &tool.action, &tool.resource).map(Arc::new)
+                self.index.candidates(&agent.lineage, &tool.action, &tool.resource).map(Arc::new).ok_or(())
             })
             .ok()
     }
@@ -251,7 +251,7 @@ impl Pdp {
         situation: &Situation,
         args: RestrictedExpression,
     ) -> Option<Answer> {
-        let context = situation.context(args).ok()?;
+        let context = situation.context(args)?;
         // Checked against the schema although built from it: validated policies are sound only for such requests.
         let request = Request::new(
             agent.lineage.uid.clone(),

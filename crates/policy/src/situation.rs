@@ -3,7 +3,7 @@
 //! A `Situation` stands for nothing and proves nothing: it may be made up, which is what policy tests and
 //! explanations do. Only `Pdp::decide` makes one from checked factors, and only `decide` can lead to a `Permit`.
 
-use cedar_policy::{Context, ContextCreationError, RestrictedExpression};
+use cedar_policy::{Context, RestrictedExpression};
 use countersign_proto::id::{AgentId, MachineId};
 use countersign_proto::oauth::Acr;
 
@@ -70,8 +70,9 @@ impl Situation {
         then
     }
 
-    /// The Cedar context. Everything in it comes from here or from the mapped arguments.
-    pub(crate) fn context(&self, args: RestrictedExpression) -> Result<Context, ContextCreationError> {
+    /// The Cedar context. Everything in it comes from here or from the mapped arguments. Nothing if Cedar cannot
+    /// hold it, which denies.
+    pub(crate) fn context(&self, args: RestrictedExpression) -> Option<Context> {
         let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
         let long = RestrictedExpression::new_long;
         let machine = record([
@@ -90,11 +91,10 @@ impl Situation {
             [("machine", machine), ("proof", proof), ("task", task), ("person", person), ("args", args)]
                 .map(|(name, value)| (name.to_owned(), value)),
         )
+        .ok()
     }
 }
 
-fn record<const N: usize>(
-    members: [(&str, RestrictedExpression); N],
-) -> Result<RestrictedExpression, ContextCreationError> {
-    Ok(RestrictedExpression::new_record(members.map(|(name, value)| (name.to_owned(), value)))?)
+fn record<const N: usize>(members: [(&str, RestrictedExpression); N]) -> Option<RestrictedExpression> {
+    RestrictedExpression::new_record(members.map(|(name, value)| (name.to_owned(), value))).ok()
 }

@@ -198,7 +198,7 @@ impl Pdp {
         if approval.run() != who.agent().run() || approval.agent() != who.agent().agent() {
             return stopped(Code::ApprovalInvalid, "the approval is for another run");
         }
-        if !approval.machine_jkt().ct_eq(who.machine().thumbprint()) {
+        if !approval.machine_jkt().ct_eq(&who.machine().thumbprint()) {
             return stopped(Code::ApprovalInvalid, "the approval is for another machine");
         }
         if !approval.policy().ct_eq(&self.digest) {

@@ -320,7 +320,7 @@ fn freshness_is_counted_from_the_attestation_to_the_call() {
     );
     check(attested(NOW + 5), &restart, as_usual, "permit");
     check(attested(NOW + 61), &restart, as_usual, "? fresh_attestation:60");
-    check(attested(i64::MIN), &restart, as_usual, "? fresh_attestation:60");
+    check(attested(0), &restart, as_usual, "? fresh_attestation:60");
     check(|claims| claims.env.min_lvl = 2, &restart, as_usual, "? fresh_attestation:60");
 }
 
