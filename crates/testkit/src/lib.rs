@@ -7,6 +7,7 @@ pub mod browser;
 pub mod drill;
 pub mod insider;
 pub mod process;
+pub mod story;
 pub mod swtpm;
 pub mod theft;
 pub mod world;
