@@ -63,6 +63,7 @@ struct State {
     fault: Option<Fault>,
     hanging: bool,
     taken_away: bool,
+    reads: usize,
 }
 
 /// The disk.
@@ -105,8 +106,9 @@ impl Sim {
         self.state().ops.len()
     }
 
-    pub fn wait_until_hanging(&self) {
-        let _state = self.state.1.wait_while(self.state(), |state| !state.hanging).unwrap();
+    /// Files that were read since the disk was made.
+    pub fn reads(&self) -> usize {
+        self.state().reads
     }
 }
 
@@ -178,7 +180,9 @@ impl Storage for Sim {
     }
 
     fn read(&self, path: &str) -> io::Result<Option<Vec<u8>>> {
-        Ok(self.state().files.get(path).cloned())
+        let mut state = self.state();
+        state.reads += 1;
+        Ok(state.files.get(path).cloned())
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
