@@ -123,7 +123,12 @@ impl ApprovalGrant {
     /// # Errors
     /// [`SignError`] from the key.
     pub fn sign(&self, signer: &dyn JwsSigner, kid: &str) -> Result<String, SignError> {
-        sign_compact(signer, APPROVAL_GRANT_TYP, &[("kid", Value::from(kid))], &json::from_serde(self)?.to_jcs())
+        sign_compact(
+            signer,
+            APPROVAL_GRANT_TYP,
+            &[("kid", Value::from(kid))],
+            &json::from_serde(self)?.to_jcs(),
+        )
     }
 }
 

@@ -149,15 +149,19 @@ pub fn verify_attestation(
     attestation: &str,
     expectation: &AttestationExpectation<'_>,
 ) -> Result<VerifiedAttestation, AttestationError> {
-    let expected =
-        Expected { typ: &[ATTESTATION_TYP], keys: KeySource::Set(expectation.keys), max_bytes: MAX_TOKEN_BYTES };
+    let expected = Expected {
+        typ: &[ATTESTATION_TYP],
+        keys: KeySource::Set(expectation.keys),
+        max_bytes: MAX_TOKEN_BYTES,
+    };
     let verified = verify_compact(attestation, &expected).map_err(AttestationError::Attestation)?;
     let claims = parse_object(&verified.payload, &Limits::DEFAULT)
         .map_err(|_| AttestationError::Attestation(JwsError::Malformed))?;
     if text(&claims, "iss")? != expectation.attester {
         return Err(AttestationError::Attester);
     }
-    let client = AgentId::from_client_id(text(&claims, "sub")?).map_err(|_| AttestationError::Claim("sub"))?;
+    let client =
+        AgentId::from_client_id(text(&claims, "sub")?).map_err(|_| AttestationError::Claim("sub"))?;
     let key = claims
         .get("cnf")
         .and_then(Value::as_object)

@@ -369,7 +369,10 @@ impl Value {
         if double.is_finite() && double.fract() != 0.0 {
             Ok(Self::Float(double))
         } else if double.abs() <= BOUND {
-            #[expect(clippy::cast_possible_truncation, reason = "integral and within ±(2^53-1): the cast is exact")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "integral and within ±(2^53-1): the cast is exact"
+            )]
             Ok(Self::Int(double as i64))
         } else {
             Err(JsonError { offset: 0, kind: JsonErrorKind::NumberRange })

@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Sha256Digest;
 use crate::id::{AgentId, MachineId, PersonId, RunId, SpiffeId, TaskId, ToolName, TrustDomain, UpstreamId};
-use crate::jose::{Expected, JwsError, JwsSigner, KeySource, PublicJwk, SignError, Thumbprint, sign_compact, verify_compact};
+use crate::jose::{
+    Expected, JwsError, JwsSigner, KeySource, PublicJwk, SignError, Thumbprint, sign_compact, verify_compact,
+};
 use crate::json::{self, Limits, Value};
 use crate::time::Timestamp;
 

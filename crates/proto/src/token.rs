@@ -182,7 +182,8 @@ mod client_id {
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<AgentId, D::Error> {
-        AgentId::from_client_id(&std::borrow::Cow::<str>::deserialize(deserializer)?).map_err(D::Error::custom)
+        AgentId::from_client_id(&std::borrow::Cow::<str>::deserialize(deserializer)?)
+            .map_err(D::Error::custom)
     }
 }
 

@@ -13,7 +13,11 @@ fn digest(arguments: &str) -> Sha256Digest {
 #[test]
 fn spelling_does_not_change_the_digest_and_meaning_does() {
     let original = digest(r#"{"repo":"acme/web","n":1000}"#);
-    for same in [r#"{"n":1000,"repo":"acme/web"}"#, r#"{ "n" : 1e3, "repo":"acme\/web"}"#, r#"{"n":1000.0,"repo":"\u0061cme/web"}"#] {
+    for same in [
+        r#"{"n":1000,"repo":"acme/web"}"#,
+        r#"{ "n" : 1e3, "repo":"acme\/web"}"#,
+        r#"{"n":1000.0,"repo":"\u0061cme/web"}"#,
+    ] {
         assert_eq!(digest(same), original, "{same}");
     }
     for other in [

@@ -1,8 +1,8 @@
 //! Compact JWS (RFC 7515 §7.1), verified against what the caller expects and nothing else (RFC 8725).
 
+use super::Algorithm;
 use super::jwk::{JwkError, PublicJwk, VerifyingKey};
 use super::key_set::{KeySet, MAX_KID_BYTES};
-use super::Algorithm;
 use crate::b64;
 use crate::json::{Limits, Object, Value, parse_object};
 

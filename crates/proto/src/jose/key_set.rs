@@ -77,7 +77,8 @@ impl KeySet {
     pub fn from_keys(keys: Vec<(String, PublicJwk)>) -> Result<Self, KeySetError> {
         let mut set = Self::default();
         for (kid, jwk) in keys {
-            let key = VerifyingKey::new(jwk).map_err(|source| KeySetError::Key { kid: kid.clone(), source })?;
+            let key =
+                VerifyingKey::new(jwk).map_err(|source| KeySetError::Key { kid: kid.clone(), source })?;
             set.add(kid, key)?;
         }
         Ok(set)

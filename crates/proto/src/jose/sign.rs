@@ -4,9 +4,7 @@ use std::fmt;
 
 use aws_lc_rs::encoding::AsBigEndian as _;
 use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _,
-};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
 use zeroize::Zeroizing;
 
 use super::{Algorithm, PublicJwk};
@@ -87,7 +85,9 @@ impl SoftwareP256 {
     /// # Errors
     /// [`KeyError`] for anything but a P-256 key.
     pub fn from_pkcs8(pkcs8: &[u8]) -> Result<Self, KeyError> {
-        Self::from_pair(EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8).map_err(|_| KeyError)?)
+        Self::from_pair(
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8).map_err(|_| KeyError)?,
+        )
     }
 
     fn from_pair(pair: EcdsaKeyPair) -> Result<Self, KeyError> {

@@ -192,8 +192,12 @@ impl Parser<'_> {
     fn any_alike(&self, members: &[(String, Value)]) -> bool {
         let mut seen = std::collections::HashSet::with_capacity(members.len());
         match self.keys {
-            Keys::NoTwins => !members.iter().all(|(key, _)| seen.insert(std::borrow::Cow::Owned(folded(key)))),
-            Keys::Exact => !members.iter().all(|(key, _)| seen.insert(std::borrow::Cow::Borrowed(key.as_str()))),
+            Keys::NoTwins => {
+                !members.iter().all(|(key, _)| seen.insert(std::borrow::Cow::Owned(folded(key))))
+            }
+            Keys::Exact => {
+                !members.iter().all(|(key, _)| seen.insert(std::borrow::Cow::Borrowed(key.as_str())))
+            }
         }
     }
 

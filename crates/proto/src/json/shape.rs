@@ -86,9 +86,8 @@ impl<'de> Deserializer<'de> for Value {
     ) -> Result<V::Value, ShapeError> {
         match self {
             Self::Text(variant) => visitor.visit_enum(variant.into_deserializer()),
-            Self::Object(object) if object.len() == 1 => {
-                visitor.visit_enum(de::value::MapAccessDeserializer::new(MapDeserializer::new(object.into_iter())))
-            }
+            Self::Object(object) if object.len() == 1 => visitor
+                .visit_enum(de::value::MapAccessDeserializer::new(MapDeserializer::new(object.into_iter()))),
             _ => Err(de::Error::custom("expected a variant's name or an object with one member")),
         }
     }

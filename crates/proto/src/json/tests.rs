@@ -60,7 +60,11 @@ fn bytes_that_are_not_utf8_are_refused() {
 fn numbers_mean_what_a_double_means_or_nothing() {
     use JsonErrorKind as K;
     let check = |text: &str, expected: Result<&str, K>| {
-        assert_eq!(read(text).map(|value| String::from_utf8(value.to_jcs()).unwrap()), expected.map(str::to_owned), "{text}");
+        assert_eq!(
+            read(text).map(|value| String::from_utf8(value.to_jcs()).unwrap()),
+            expected.map(str::to_owned),
+            "{text}"
+        );
     };
     check("1e3", Ok("1000"));
     check("1000.0", Ok("1000"));

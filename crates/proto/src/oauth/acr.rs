@@ -30,7 +30,11 @@ impl Acr {
     /// # Errors
     /// [`AcrError`] beyond [`Acr::MAX_ENV`] or [`Acr::MAX_PERSON`].
     pub const fn new(env: u8, person: u8) -> Result<Self, AcrError> {
-        if env <= Self::MAX_ENV && person <= Self::MAX_PERSON { Ok(Self { env, person }) } else { Err(AcrError) }
+        if env <= Self::MAX_ENV && person <= Self::MAX_PERSON {
+            Ok(Self { env, person })
+        } else {
+            Err(AcrError)
+        }
     }
 
     /// Reads `urn:countersign:acr:e<0-4>u<0-3>`.

@@ -41,7 +41,10 @@ impl Challenge {
     /// The value of a parameter; names are compared without case.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.parameters.iter().find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.parameters
+            .iter()
+            .find(|(other, _)| other.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     /// The header value.

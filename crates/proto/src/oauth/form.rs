@@ -119,8 +119,9 @@ fn decode(text: &[u8]) -> Result<String, FormError> {
         out.push(match byte {
             b'+' => b' ',
             b'%' => {
-                let mut digit =
-                    || bytes.next().and_then(|byte| char::from(byte).to_digit(16)).ok_or(FormError::Malformed);
+                let mut digit = || {
+                    bytes.next().and_then(|byte| char::from(byte).to_digit(16)).ok_or(FormError::Malformed)
+                };
                 let code = digit()? << 4 | digit()?;
                 u8::try_from(code).map_err(|_| FormError::Malformed)?
             }
