@@ -198,3 +198,51 @@ fn an_index_over_many_groups_looks_at_one_bucket() {
     assert_eq!(index.candidates(&agent, &action(0), &tool(0)).unwrap().set.num_of_policies(), 1);
     assert_eq!(index.candidates(&agent, &action(2), &tool(2)).unwrap().set.num_of_policies(), 0);
 }
+
+#[test]
+fn a_policy_is_a_candidate_exactly_where_its_scope_matches() {
+    let agent = Lineage { uid: uid("Agent", "a0"), ancestors: vec![uid("AgentGroup", "g0")] };
+    let check = |scope: &str, expected: bool| {
+        let set = PolicySet::from_str(&format!("permit({scope});")).unwrap();
+        let index = Index::new(set.policies().cloned().collect());
+        let candidates = index.candidates(&agent, &action(0), &tool(0)).unwrap();
+        assert_eq!((candidates.any_permit, candidates.set.is_empty()), (expected, !expected), "{scope}");
+    };
+    check("principal, action, resource", true);
+    for (scope, expected) in [
+        ("== Agent::\"a0\"", true),
+        ("== Agent::\"a1\"", false),
+        ("in Agent::\"a0\"", true),
+        ("in AgentGroup::\"g0\"", true),
+        ("in AgentGroup::\"g1\"", false),
+        ("is Agent", true),
+        ("is Tool", false),
+        ("is Agent in AgentGroup::\"g0\"", true),
+        ("is Agent in AgentGroup::\"g1\"", false),
+        ("is Tool in AgentGroup::\"g0\"", false),
+    ] {
+        check(&format!("principal {scope}, action, resource"), expected);
+    }
+    for (scope, expected) in [
+        ("== Tool::\"u0/t0\"", true),
+        ("== Tool::\"u0/t1\"", false),
+        ("in Upstream::\"u0\"", true),
+        ("in Upstream::\"u1\"", false),
+        ("is Tool", true),
+        ("is Agent", false),
+        ("is Tool in Upstream::\"u0\"", true),
+        ("is Agent in Upstream::\"u0\"", false),
+    ] {
+        check(&format!("principal, action, resource {scope}"), expected);
+    }
+    for (scope, expected) in [
+        ("== Action::\"u0/t0\"", true),
+        ("== Action::\"u1/t0\"", false),
+        ("in Action::\"call\"", true),
+        ("in [Action::\"u1/t0\", Action::\"u0/t0\"]", true),
+        ("in [Action::\"u1/t0\"]", false),
+        ("in []", false),
+    ] {
+        check(&format!("principal, action {scope}, resource"), expected);
+    }
+}

@@ -14,6 +14,7 @@ const TOOLS: &str = r#"
     pay pinned {"type":"object","properties":{"amount":{"type":"number"},"target":{"type":"string"}},"required":["amount"],"additionalProperties":false}
     deploy pinned {"type":"object","properties":{"target":{"type":"string"}}}
     wipe pinned {"type":"object"}
+    reset pinned {"type":"object"}
     count pinned {"type":"object","properties":{"n":{"type":"integer"}},"required":["n"]}
     fresh proposed {"type":"object"}
     moved changed {"type":"object"}
@@ -114,6 +115,7 @@ fn matrix() -> String {
         ("tools", "pay", r#"{"amount":500,"target":"prod-root"}"#),
         ("tools", "deploy", "{}"),
         ("tools", "wipe", "{}"),
+        ("tools", "reset", "{}"),
         ("tools", "count", r#"{"n":0}"#),
         ("tools", "count", r#"{"n":1}"#),
         ("tools", "fresh", "{}"),
@@ -195,7 +197,7 @@ fn what_is_odd_is_found_and_not_refused() {
         let pdp = Pdp::compile(&bundle(cedar), &agents(), &upstreams("tools", TOOLS)).unwrap();
         pdp.findings().iter().map(|finding| finding.rule).collect()
     };
-    assert_eq!(found(include_str!("../../testdata/matrix.cedar")), [Rule::CannotBeMet]);
+    assert_eq!(found(include_str!("../../testdata/matrix.cedar")), [Rule::CannotBeMet, Rule::CannotBeMet]);
     assert_eq!(
         found("@id(\"p\") permit(principal in AgentGroup::\"typo\", action, resource);"),
         [Rule::UnknownName]
@@ -247,12 +249,12 @@ fn a_tool_is_listed_only_if_it_is_reviewed_and_some_permit_could_apply() {
     let pdp = Pdp::compile(&bundle(cedar), &agents(), &upstreams("tools", TOOLS)).unwrap();
     let listed = |agent: &str| -> Vec<&str> {
         let (agent, upstream) = (AgentId::parse(agent).unwrap(), UpstreamId::parse("tools").unwrap());
-        let names = ["read", "restart", "pay", "deploy", "wipe", "count", "fresh", "moved", "ghost"];
+        let names = ["read", "restart", "pay", "deploy", "wipe", "reset", "count", "fresh", "moved", "ghost"];
         let names = names.into_iter();
         names.filter(|name| pdp.could_permit(&agent, &upstream, &ToolName::parse(name).unwrap())).collect()
     };
     assert_eq!(listed("bob"), ["read"]);
-    assert_eq!(listed("ops"), ["read", "restart", "pay", "deploy", "wipe", "count"]);
+    assert_eq!(listed("ops"), ["read", "restart", "pay", "deploy", "wipe", "reset", "count"]);
     assert_eq!(listed("eve"), [""; 0]);
     assert_eq!(listed("mallory"), [""; 0]);
 }
