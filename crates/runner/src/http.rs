@@ -35,8 +35,9 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 const MAX_REPLY_BYTES: usize = 256 * 1024;
 /// How many idle connections are kept per origin.
 const MAX_IDLE: usize = 16;
-/// What both ends sign to say "this very connection" (RFC 9266).
-const EXPORTER_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
+
+/// The header that carries a proof for the whole connection.
+pub const CHANNEL_PROOF: &str = "countersign-channel";
 
 /// Why a request got no reply.
 #[derive(Debug, thiserror::Error)]
@@ -164,8 +165,8 @@ pub struct Connection {
     exporter: [u8; 32],
     /// Which generation of the client's connections it belongs to.
     generation: u64,
-    /// Whether the server once answered something else than 401 on it.
-    accepted: bool,
+    /// Whether a proof for it was sent and not answered with 401.
+    proven: bool,
 }
 
 impl Connection {
@@ -178,7 +179,7 @@ impl Connection {
     /// Whether the server has not accepted a proof for it yet.
     #[must_use]
     pub fn needs_proof(&self) -> bool {
-        !self.accepted
+        !self.proven
     }
 }
 
@@ -292,7 +293,7 @@ impl Client {
         let exporter = stream
             .get_ref()
             .1
-            .export_keying_material([0_u8; 32], EXPORTER_LABEL, None)
+            .export_keying_material([0_u8; 32], countersign_proto::channel::EXPORTER_LABEL, None)
             .map_err(|error| tls_error(error.to_string()))?;
         let (sender, driver) = http1::handshake(TokioIo::new(stream))
             .await
@@ -302,7 +303,7 @@ impl Client {
                 tracing::debug!(%error, "connection ended");
             }
         });
-        Ok(Connection { origin: origin.clone(), sender, exporter, generation, accepted: false })
+        Ok(Connection { origin: origin.clone(), sender, exporter, generation, proven: false })
     }
 
     /// Sends one request on `connection` and returns its reply as a stream, after which the connection is kept.
@@ -321,9 +322,10 @@ impl Client {
         let host = http::HeaderValue::from_str(authority)
             .map_err(|_| SendError::Failed(HttpError::Url(connection.origin.text.clone())))?;
         request.headers_mut().insert(http::header::HOST, host);
+        let proving = request.headers().contains_key(CHANNEL_PROOF);
         match connection.sender.try_send_request(request).await {
             Ok(response) => {
-                connection.accepted |= response.status() != StatusCode::UNAUTHORIZED;
+                connection.proven |= proving && response.status() != StatusCode::UNAUTHORIZED;
                 Ok(response.map(|body: Incoming| ReplyBody::new(body, self.clone(), connection)))
             }
             Err(mut error) => match error.take_message() {

@@ -16,3 +16,5 @@ pub mod tpm;
 #[path = "../../testkit/src/swtpm.rs"]
 #[allow(dead_code, missing_docs, reason = "shared with the tests of other crates")]
 mod swtpm;
+#[cfg(test)]
+mod fake;

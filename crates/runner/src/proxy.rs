@@ -176,3 +176,6 @@ async fn answer(service: &Service, same_user: bool, request: Request<Incoming>) 
     service.forwarder.forward(&upstream, &head, body).await
 }
 
+
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use super::reply;
 use super::{AgentBody, Notices, ProofKind};
 use crate::control_plane::ControlPlaneError;
-use crate::http::{HttpError, ReplyBody, SendError};
+use crate::http::{CHANNEL_PROOF, HttpError, ReplyBody, SendError};
 use crate::session::{Session, Token};
 
 /// How many challenges are answered for one call.
@@ -214,7 +214,7 @@ impl Forwarder {
                 set(headers, HeaderName::from_static("dpop"), &proof)?;
             } else if connection.needs_proof() {
                 let proof = self.session.prove_connection(&connection)?;
-                set(headers, HeaderName::from_static("countersign-channel"), &proof)?;
+                set(headers, HeaderName::from_static(CHANNEL_PROOF), &proof)?;
             }
             let sending = self.session.client().send(connection, request);
             match tokio::time::timeout(ANSWER_LIMIT, sending).await {
