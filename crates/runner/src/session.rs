@@ -83,6 +83,9 @@ struct Metadata {
     challenge_endpoint: String,
 }
 
+/// The current token of one tool server. Whoever holds the lock is the one who renews it.
+type TokenSlot = Arc<Mutex<Option<Arc<Token>>>>;
+
 /// A running agent's standing with control plane and gateway.
 pub struct Session {
     gateway: Origin,
@@ -97,7 +100,7 @@ pub struct Session {
     run: SoftwareEd25519,
     metadata: OnceCell<Metadata>,
     statement: Mutex<Option<Arc<Statement>>>,
-    tokens: parking_lot::Mutex<HashMap<UpstreamId, Arc<Mutex<Option<Arc<Token>>>>>>,
+    tokens: parking_lot::Mutex<HashMap<UpstreamId, TokenSlot>>,
     server_nonce: parking_lot::Mutex<Option<String>>,
     clock: Arc<dyn Clock>,
     rng: Arc<dyn Entropy>,
@@ -247,7 +250,7 @@ impl Session {
         Ok(channel::prove(&self.run, connection.exporter(), self.gateway.as_str(), self.clock.now())?)
     }
 
-    fn slot(&self, upstream: &UpstreamId) -> Arc<Mutex<Option<Arc<Token>>>> {
+    fn slot(&self, upstream: &UpstreamId) -> TokenSlot {
         Arc::clone(self.tokens.lock().entry(upstream.clone()).or_default())
     }
 
@@ -375,3 +378,6 @@ fn renewal_time(pem: &[u8]) -> Option<Timestamp> {
 fn is_valid_at(pem: &[u8], now: Timestamp) -> bool {
     leaf(pem).is_some_and(|leaf| leaf.is_valid_at(now))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+use std::sync::atomic::Ordering;
+
+use super::*;
+use crate::fake::{World, token_parts};
+
+fn upstream(name: &str) -> UpstreamId {
+    UpstreamId::parse(name).unwrap()
+}
+
+fn statement(token: &Token) -> String {
+    token_parts(&format!("DPoP {}", token.expose())).1
+}
+
+fn counts(world: &World) -> (u64, u64) {
+    (world.shared.tokens.load(Ordering::SeqCst), world.shared.attestations.load(Ordering::SeqCst))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_callers_at_once_cause_one_request() {
+    let world = World::start().await;
+    let session = world.session().await;
+    let callers: Vec<_> = (0..20)
+        .map(|_| {
+            let session = Arc::clone(&session);
+            tokio::spawn(async move { session.token(&upstream("work")).await.unwrap().expose().to_owned() })
+        })
+        .collect();
+    let mut tokens = std::collections::BTreeSet::new();
+    for caller in callers {
+        tokens.insert(caller.await.unwrap());
+    }
+    assert_eq!((tokens.len(), counts(&world)), (1, (1, 1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_callers_with_the_same_refused_token_cause_one_new_quote() {
+    let world = World::start().await;
+    let session = world.session().await;
+    let refused = session.token(&upstream("work")).await.unwrap();
+    let callers: Vec<_> = (0..20)
+        .map(|_| {
+            let (session, refused) = (Arc::clone(&session), Arc::clone(&refused));
+            tokio::spawn(async move {
+                statement(&session.replace(&upstream("work"), &refused, true).await.unwrap())
+            })
+        })
+        .collect();
+    for caller in callers {
+        assert_eq!(caller.await.unwrap(), "statement 2");
+    }
+    assert_eq!(counts(&world), (2, 2));
+}
+
+#[tokio::test]
+async fn a_token_is_renewed_before_it_expires_and_each_tool_server_has_its_own() {
+    let world = World::start().await;
+    let session = world.session().await;
+    let first = session.token(&upstream("work")).await.unwrap();
+    world.shared.clock.advance(300 - RENEWAL_MARGIN_SECS - 1);
+    assert_eq!(session.token(&upstream("work")).await.unwrap().expose(), first.expose());
+    world.shared.clock.advance(1);
+    assert_ne!(session.token(&upstream("work")).await.unwrap().expose(), first.expose());
+    session.token(&upstream("mail")).await.unwrap();
+    // The first statement had run out with the first token.
+    assert_eq!(counts(&world), (3, 2));
+}
+
+#[tokio::test]
+async fn reattesting_on_demand_gives_later_tokens_a_newer_statement() {
+    let world = World::start().await;
+    let session = world.session().await;
+    session.reattest().await.unwrap();
+    session.reattest().await.unwrap();
+    assert_eq!(statement(&session.token(&upstream("work")).await.unwrap()), "statement 2");
+}
+
+#[tokio::test]
+async fn the_servers_corrections_are_followed_a_bounded_number_of_times() {
+    let check = async |corrections: &[(&'static str, &'static str, &'static str)], expected: Result<u64, &str>| {
+        let world = World::start().await;
+        world.shared.corrections.lock().extend(corrections);
+        match (world.session().await.token(&upstream("work")).await, expected) {
+            (Ok(_), Ok(attestations)) => assert_eq!(counts(&world).1, attestations, "{corrections:?}"),
+            (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{corrections:?}: {error}"),
+            (token, expected) => panic!("{corrections:?}: {token:?} instead of {expected:?}"),
+        }
+    };
+    let fresh = ("use_fresh_attestation", "x-none", "");
+    let nonce = ("use_dpop_nonce", "dpop-nonce", "n");
+    let challenge = ("use_attestation_challenge", "x-none", "");
+    check(&[nonce, challenge], Ok(1)).await;
+    check(&[fresh, fresh], Ok(3)).await;
+    check(&[fresh, fresh, fresh], Err("too old even when new")).await;
+    check(&[nonce, nonce, nonce, nonce, nonce], Err("one correction after the other")).await;
+    check(&[("unauthorized_client", "x-none", "")], Err("countersign agent list")).await;
+}
+
+#[tokio::test]
+async fn a_machine_that_is_not_enrolled_or_lost_its_tpm_has_no_session() {
+    let world = World::start().await;
+    let open = async |config: SessionConfig| {
+        let clock = Arc::new(crate::fake::SharedClock(Arc::clone(&world.shared)));
+        Session::open(config, clock, Arc::new(crate::fake::SystemEntropy)).await.unwrap_err()
+    };
+    let mut config = world.config();
+    config.state = StateDir::open(&world.dir.path().join("empty")).unwrap();
+    assert!(open(config).await.to_string().contains("not enrolled"));
+
+    let other = crate::swtpm::SimulatedTpm::manufacture(&world.dir.path().join("other")).unwrap();
+    let mut config = world.config();
+    config.tpm = Tpm::open(crate::tpm::TpmLocation::Socket(other.socket())).unwrap();
+    assert!(open(config).await.to_string().contains("does not belong to this TPM"));
+}
+
+#[tokio::test]
+async fn a_server_under_another_root_learns_nothing() {
+    let (world, other) = (World::start().await, World::start().await);
+    let mut config = world.config();
+    config.ca_pem = other.config().ca_pem;
+    let clock = Arc::new(crate::fake::SharedClock(Arc::clone(&world.shared)));
+    let session = Session::open(config, clock, Arc::new(crate::fake::SystemEntropy)).await.unwrap();
+    let refused = session.token(&upstream("work")).await.unwrap_err();
+    assert!(refused.to_string().contains("no trusted connection"), "{refused}");
+    assert_eq!(counts(&world), (0, 0));
+}
+
+#[tokio::test]
+async fn secrets_do_not_show_in_debug_output() {
+    let world = World::start().await;
+    let session = world.session().await;
+    let token = session.token(&upstream("work")).await.unwrap();
+    let shown = format!("{session:?} {token:?} {:?}", world.config());
+    assert!(!shown.contains(token.expose()) && !shown.contains("private"), "{shown}");
+}
