@@ -9,7 +9,9 @@ use countersign_proto::approval::{
 use countersign_proto::call::Call;
 use countersign_proto::digest::Sha256Digest;
 use countersign_proto::id::{AgentId, ApprovalId, DecisionId, MachineId, PersonId, PolicyId, RunId, TaskId};
-use countersign_proto::jose::{Expected, JwsError, KeySet, KeySource, MAX_TOKEN_BYTES, Thumbprint, verify_compact};
+use countersign_proto::jose::{
+    Expected, JwsError, KeySet, KeySource, MAX_TOKEN_BYTES, Thumbprint, verify_compact,
+};
 use countersign_proto::json::{self, Limits};
 use countersign_proto::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -282,7 +284,9 @@ impl Approval {
             Answer::Used { .. } => Err(ApprovalError::Spent),
             Answer::Expired => Err(ApprovalError::Expired),
             Answer::Granted { .. } if now >= question.expires_at => Err(ApprovalError::Expired),
-            Answer::Granted { by, .. } => Ok(Self { answer: Answer::Used { by, at: now }, question: self.question }),
+            Answer::Granted { by, .. } => {
+                Ok(Self { answer: Answer::Used { by, at: now }, question: self.question })
+            }
         }
     }
 
@@ -327,7 +331,7 @@ pub struct GrantExpectation<'a> {
 
 /// A person approved the call at hand. Made by [`verify_grant`] alone; one grant, one call, so not `Clone`.
 ///
-/// ```compile_fail
+/// ```compile_fail,E0451
 /// use countersign_identity::GrantedApproval;
 /// fn forge(grant: countersign_proto::approval::ApprovalGrant) -> GrantedApproval {
 ///     GrantedApproval { grant }

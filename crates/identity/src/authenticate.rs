@@ -54,13 +54,16 @@ pub struct Revoked {
 
 impl From<&SnapshotBody> for Revoked {
     fn from(body: &SnapshotBody) -> Self {
-        Self { runs: body.revoked_runs.iter().cloned().collect(), tasks: body.revoked_tasks.iter().cloned().collect() }
+        Self {
+            runs: body.revoked_runs.iter().cloned().collect(),
+            tasks: body.revoked_tasks.iter().cloned().collect(),
+        }
     }
 }
 
 /// An agent that was authenticated for this call: the first of the two factors. Made by [`authenticate`] alone.
 ///
-/// ```compile_fail
+/// ```compile_fail,E0451
 /// use countersign_identity::{VerifiedAgent, VerifiedToken};
 /// fn forge(token: std::sync::Arc<VerifiedToken>) -> VerifiedAgent {
 ///     VerifiedAgent { token, proof_kind: "dpop" }

@@ -85,7 +85,8 @@ impl TokenRequest {
 /// RFC 9396 §5: unknown types and fields are refused, nothing is dropped in silence.
 fn parse_details(text: &str) -> Result<RequestedTask, OauthError> {
     const LIMITS: Limits = Limits { max_bytes: MAX_DETAILS_BYTES, ..Limits::DEFAULT };
-    let refused = || OauthError::invalid_authorization_details("exactly one known task, without unknown fields");
+    let refused =
+        || OauthError::invalid_authorization_details("exactly one known task, without unknown fields");
     let details = json::parse(text.as_bytes(), &LIMITS).map_err(|_| refused())?;
     let Value::List(details) = details else { return Err(refused()) };
     let [details] = <[Value; 1]>::try_from(details).map_err(|_| refused())?;
@@ -103,7 +104,9 @@ pub fn choose_task<'a>(
     now: Timestamp,
 ) -> Result<&'a TaskGrant, OauthError> {
     let mut candidates = tasks.into_iter().filter(|task| {
-        task.agent == *client && task.is_active(now) && task.locations.iter().any(|location| location == resource)
+        task.agent == *client
+            && task.is_active(now)
+            && task.locations.iter().any(|location| location == resource)
     });
     match (candidates.next(), candidates.next()) {
         (Some(only), None) => Ok(only),
@@ -184,7 +187,8 @@ pub fn issue(
     let iat = now.unix_secs();
     let lifetime_secs = terms.lifetime_secs.clamp(1, MAX_LIFETIME_SECS);
     let task_end = details.expires_at.unwrap_or_else(|| task.expires_at.unix_secs());
-    let exp = (iat + lifetime_secs).min(task_end).min(attestation.expires_at().unix_secs()).min(claim.att_exp);
+    let exp =
+        (iat + lifetime_secs).min(task_end).min(attestation.expires_at().unix_secs()).min(claim.att_exp);
     if exp <= iat {
         return Err(OauthError::use_fresh_attestation("the attestation ends now"));
     }

@@ -180,7 +180,10 @@ fn has_prefix(text: &str, prefix: &str) -> bool {
 #[must_use]
 pub fn is_tool_subset(narrow: &ToolGrant, wide: &ToolGrant) -> bool {
     narrow.name == wide.name
-        && wide.args.iter().all(|(name, outer)| narrow.args.get(name).is_some_and(|inner| implies(inner, outer)))
+        && wide
+            .args
+            .iter()
+            .all(|(name, outer)| narrow.args.get(name).is_some_and(|inner| implies(inner, outer)))
 }
 
 /// Whether every value that `inner` admits is admitted by `outer`; where that cannot be told, it is not.

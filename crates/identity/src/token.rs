@@ -29,10 +29,11 @@ pub struct TokenExpectation<'a> {
 
 /// A genuine token of ours. Made by [`verify_token`] alone; safe to keep and share until it expires.
 ///
-/// ```compile_fail
+/// ```compile_fail,E0451
 /// use countersign_identity::VerifiedToken;
-/// fn forge(claims: countersign_proto::token::AccessTokenClaims) -> VerifiedToken {
-///     VerifiedToken { claims, digest: todo!(), expires_at: todo!() }
+/// use countersign_proto::{digest::Sha256Digest, time::Timestamp, token::AccessTokenClaims};
+/// fn forge(claims: AccessTokenClaims, digest: Sha256Digest, expires_at: Timestamp) -> VerifiedToken {
+///     VerifiedToken { claims, digest, expires_at }
 /// }
 /// ```
 ///
@@ -105,11 +106,8 @@ pub enum TokenError {
 /// # Errors
 /// [`TokenError`], the first thing that is not as expected.
 pub fn verify_token(token: &str, expect: &TokenExpectation<'_>) -> Result<VerifiedToken, TokenError> {
-    let expected = Expected {
-        typ: &[ACCESS_TOKEN_TYP],
-        keys: KeySource::Set(expect.keys),
-        max_bytes: MAX_TOKEN_BYTES,
-    };
+    let expected =
+        Expected { typ: &[ACCESS_TOKEN_TYP], keys: KeySource::Set(expect.keys), max_bytes: MAX_TOKEN_BYTES };
     let verified = verify_compact(token, &expected)?;
     let claims: AccessTokenClaims = json::typed(&verified.payload, &Limits::DEFAULT)
         .map_err(|error| TokenError::Claims(error.to_string()))?;

@@ -76,8 +76,11 @@ pub struct VerifiedAttestation {
 
 /// A verified attestation and its proof of possession: this machine takes part in this request.
 ///
-/// ```compile_fail
-/// let forged = countersign_proto::attestation_client::VerifiedClient { jti: String::new() };
+/// ```compile_fail,E0451
+/// use countersign_proto::{attestation_client::{VerifiedAttestation, VerifiedClient}, time::Timestamp};
+/// fn forge(attestation: VerifiedAttestation, now: Timestamp) -> VerifiedClient {
+///     VerifiedClient { attestation, jti: String::new(), challenge: String::new(), issued_at: now }
+/// }
 /// ```
 #[derive(Clone, Debug)]
 pub struct VerifiedClient {

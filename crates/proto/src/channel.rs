@@ -21,8 +21,12 @@ const MAX_PROOF_BYTES: usize = 4096;
 
 /// A verified channel proof: whoever is at the other end of this connection holds this key.
 ///
-/// ```compile_fail
-/// let forged = countersign_proto::channel::VerifiedChannel { key: todo!(), thumbprint: todo!() };
+/// ```compile_fail,E0451
+/// use countersign_proto::{channel::VerifiedChannel, jose::PublicJwk};
+/// fn forge(key: PublicJwk) -> VerifiedChannel {
+///     let thumbprint = key.thumbprint();
+///     VerifiedChannel { key, thumbprint }
+/// }
 /// ```
 #[derive(Clone, Debug)]
 pub struct VerifiedChannel {

@@ -42,8 +42,12 @@ pub struct DpopExpectation<'a> {
 
 /// A proof that was verified: whoever made this request holds this key.
 ///
-/// ```compile_fail
-/// let forged = countersign_proto::dpop::VerifiedDpop { jti: String::new() };
+/// ```compile_fail,E0451
+/// use countersign_proto::{dpop::VerifiedDpop, jose::PublicJwk, time::Timestamp};
+/// fn forge(key: PublicJwk, now: Timestamp) -> VerifiedDpop {
+///     let thumbprint = key.thumbprint();
+///     VerifiedDpop { key, thumbprint, jti: String::new(), issued_at: now, access_token: None }
+/// }
 /// ```
 #[derive(Clone, Debug)]
 pub struct VerifiedDpop {
