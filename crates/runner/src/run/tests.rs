@@ -89,3 +89,74 @@ async fn a_signal_for_us_reaches_the_child() {
 fn kill_ourselves_gently() {
     rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
 }
+
+fn config(world: &crate::fake::World, upstreams: &[&str]) -> RunConfig {
+    RunConfig {
+        session: world.config(),
+        upstreams: upstreams.iter().map(|name| UpstreamId::parse(name).unwrap()).collect(),
+        proof: ProofKind::Channel,
+        hold_limit: Duration::from_secs(5),
+    }
+}
+
+async fn run_in(world: &crate::fake::World, upstreams: &[&str], command: &[&str]) -> Result<u8, RunError> {
+    let _turn = ONE_JOB.lock().await;
+    let command: Vec<OsString> = command.iter().map(OsString::from).collect();
+    let clock = Arc::new(crate::fake::SharedClock(Arc::clone(&world.shared)));
+    run(config(world, upstreams), &command, clock, Arc::new(crate::fake::SystemEntropy)).await
+}
+
+/// What an agent does, in the shell: a call to the URL in `$1`.
+const CALL: &str = r#"
+    rest=${1#http://}; address=${rest%%/*}; path=/${rest#*/}
+    exec 3<>"/dev/tcp/${address%:*}/${address#*:}"
+    body='{"jsonrpc":"2.0","id":1,"method":"ping"}'
+    printf 'POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %s\r\nConnection: close\r\n\r\n%s' \
+        "$path" "$address" "${#body}" "$body" >&3
+    read -r _ status _ <&3
+    exec 3>&-
+    [ "$status" = 200 ] || exit 9
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_calls_through_the_proxy_and_its_exit_code_comes_back() {
+    let world = crate::fake::World::start().await;
+    let script = format!("{CALL}\nexit 23");
+    let code = run_in(&world, &["work"], &["bash", "-c", &script, "agent", "{mcp:work}"]).await.unwrap();
+    assert_eq!(code, 23);
+    let seen = world.shared.calls();
+    assert_eq!((seen.len(), seen[0].proof.as_str(), seen[0].machine), (1, "channel", true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_agents_process_holds_nothing_but_the_url() {
+    let world = crate::fake::World::start().await;
+    let out = world.dir.path().join("out");
+    let script = format!(
+        "{{ cat /proc/$$/environ /proc/$$/cmdline | tr '\\0' '\\n'; ls -l /proc/$$/fd; }} > {out}; {CALL}",
+        out = out.display()
+    );
+    assert_eq!(run_in(&world, &["work"], &["bash", "-c", &script, "agent", "{mcp:work}"]).await.unwrap(), 0);
+    let shown = std::fs::read_to_string(out).unwrap();
+    let ours: Vec<_> = shown.lines().filter(|line| line.starts_with("COUNTERSIGN_")).collect();
+    assert_eq!(ours.len(), 2, "{ours:?}");
+    assert!(ours.iter().all(|line| line.contains("=http://127.0.0.1:")), "{ours:?}");
+    for handle in ["tpm.sock", "socket:", "/state", "anon_inode:[event"] {
+        assert!(!shown.contains(handle), "{handle} is open in the agent:\n{shown}");
+    }
+    let token = world.shared.calls()[0].header("authorization").unwrap().to_owned();
+    assert!(!shown.contains(token.trim_start_matches("DPoP ")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_proof_there_is_no_run() {
+    let mut world = crate::fake::World::start().await;
+    let out = world.dir.path().join("out");
+    let touch = format!(": > {}", out.display());
+    assert!(matches!(run_in(&world, &[], &["true"]).await, Err(RunError::NoUpstream)));
+    let missing = run_in(&world, &["work"], &["/no/such/program"]).await.unwrap_err();
+    assert!(missing.to_string().contains("/no/such/program"), "{missing}");
+    world.simulated.power_off();
+    assert!(matches!(run_in(&world, &["work"], &["sh", "-c", &touch]).await, Err(RunError::ControlPlane(_))));
+    assert!(!out.exists());
+}
