@@ -86,6 +86,3 @@ pub fn router(port: Arc<dyn ConsolePort>, config: ConsoleConfig) -> Router {
         .layer(middleware::from_fn_with_state(Arc::clone(&console), guard::guard))
         .with_state(console)
 }
-
-#[cfg(test)]
-mod tests;

@@ -12,6 +12,18 @@ pub fn utc(at: Timestamp) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
 }
 
+/// `09:08:03` if it is the day of `now`, else `2026-11-22 09:08:03`; both in UTC.
+#[must_use]
+pub fn short(at: Timestamp, now: Timestamp) -> String {
+    let whole = utc(at);
+    let text = whole.trim_end_matches(" UTC");
+    let same_day = at.unix_secs().div_euclid(86_400) == now.unix_secs().div_euclid(86_400);
+    match text.split_once(' ') {
+        Some((_, time)) if same_day => time.to_owned(),
+        _ => text.to_owned(),
+    }
+}
+
 /// `2026-11-22T09:08:03Z`, for the `datetime` attribute.
 #[must_use]
 pub fn machine(at: Timestamp) -> String {
@@ -65,6 +77,9 @@ mod tests {
         check(1_735_689_599, "2024-12-31 23:59:59 UTC");
         check(4_107_542_400, "2100-03-01 00:00:00 UTC");
         assert_eq!(machine(Timestamp::from_unix_secs(0)), "1970-01-01T00:00:00Z");
+        let noon = Timestamp::from_unix_secs(43_200);
+        assert_eq!(short(noon.plus_secs(-1), noon), "11:59:59");
+        assert_eq!(short(noon.plus_secs(-43_201), noon), "1969-12-31 23:59:59");
     }
 
     #[test]

@@ -56,13 +56,20 @@ impl Frame {
 /// An instant as a page shows it.
 struct Moment {
     utc: String,
+    /// The time of day alone if it is today, else the whole.
+    short: String,
     machine: String,
     relative: String,
 }
 
 impl Moment {
     fn new(at: Timestamp, now: Timestamp) -> Self {
-        Self { utc: moment::utc(at), machine: moment::machine(at), relative: moment::from_now(at, now) }
+        Self {
+            utc: moment::utc(at),
+            short: moment::short(at, now),
+            machine: moment::machine(at),
+            relative: moment::from_now(at, now),
+        }
     }
 }
 

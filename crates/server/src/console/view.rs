@@ -173,7 +173,7 @@ fn plain(segments: &mut Vec<Segment>, character: char) {
 }
 
 /// Controls, format and bidirectional characters, blanks other than the space, selectors, private use.
-const fn unseen(character: char) -> bool {
+fn unseen(character: char) -> bool {
     matches!(u32::from(character),
         0x00..=0x1f | 0x7f..=0xa0 | 0xad | 0x34f | 0x600..=0x605 | 0x61c | 0x6dd | 0x70f | 0x890..=0x891 | 0x8e2
         | 0x115f..=0x1160 | 0x1680 | 0x17b4..=0x17b5 | 0x180b..=0x180f | 0x2000..=0x200f | 0x2028..=0x202f

@@ -1,0 +1,197 @@
+//! What a gateway asks of the control plane, as plain methods: snapshots, tool proposals, approvals.
+//!
+//! The gateway's own trait is implemented over this in the wiring crate, so that neither links the other.
+
+mod approvals;
+
+use std::sync::Arc;
+
+use countersign_audit::Kind;
+use countersign_proto::call::Call;
+use countersign_proto::digest::Sha256Digest;
+use countersign_proto::id::{
+    AgentId, ApprovalId, DecisionId, MachineId, PersonId, PolicyId, RunId, TaskId, ToolName, UpstreamId,
+};
+use countersign_proto::jose::Thumbprint;
+use countersign_proto::json;
+use countersign_proto::snapshot::SignedSnapshot;
+use countersign_proto::time::Timestamp;
+use countersign_store::StoreError;
+use serde_json::json;
+use tokio::sync::watch;
+
+use crate::plane::{Plane, Trouble};
+use crate::rows::{ToolDefinition, ToolRow};
+pub(crate) use approvals::{ApprovalRow, all_approvals, cancel_approvals, expire_approvals, members};
+
+/// Most tools taken from one upstream.
+const MAX_TOOLS: usize = 1000;
+/// Largest definition of one tool, serialized.
+const MAX_DEFINITION_BYTES: usize = 64 * 1024;
+
+/// The control plane as gateways of the same process see it. Cheap to clone.
+#[derive(Clone)]
+pub struct ServerControl {
+    pub(crate) plane: Arc<Plane>,
+}
+
+/// A tool as its upstream describes it.
+#[derive(Clone, Debug)]
+pub struct ProposedTool {
+    /// Its name.
+    pub name: ToolName,
+    /// Digest of the canonical definition.
+    pub digest: Sha256Digest,
+    /// Its `inputSchema`.
+    pub input_schema: json::Value,
+    /// The whole definition.
+    pub definition: json::Value,
+}
+
+/// A held call that needs a person's yes.
+#[derive(Clone, Debug)]
+pub struct ApprovalRequest {
+    /// The decision that asked for it.
+    pub decision_id: DecisionId,
+    /// The exact call.
+    pub call: Call,
+    /// Who wants to make it.
+    pub agent: AgentId,
+    /// In which run.
+    pub run: RunId,
+    /// On which machine.
+    pub machine: MachineId,
+    /// With which machine key.
+    pub machine_jkt: Thumbprint,
+    /// Under which task.
+    pub task: TaskId,
+    /// On whose behalf; this person cannot approve.
+    pub requester: PersonId,
+    /// Digest of the policy set in force.
+    pub policy: Sha256Digest,
+    /// The policy that asked, where known by name.
+    pub asked_by: Option<PolicyId>,
+    /// The agent's own words, quarantined.
+    pub agent_says: Option<String>,
+}
+
+/// Where the approval can be given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApprovalHandle {
+    /// Which.
+    pub id: ApprovalId,
+    /// For the person, not for the agent: opening it gives no right.
+    pub url: String,
+    /// When it ends.
+    pub expires_at: Timestamp,
+}
+
+/// What came of an approval.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ApprovalOutcome {
+    /// Nobody answered yet.
+    Pending,
+    /// Approved, and spent on this call by this answer: the grant, a compact JWS.
+    Granted(String),
+    /// Refused.
+    Refused,
+    /// Nobody answered in time.
+    Expired,
+    /// Spent before.
+    Spent,
+    /// Unknown, or for another call, run or machine. Which of these is not told.
+    Mismatch,
+}
+
+/// Why the control plane did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The agent has too many requests waiting.
+    #[error("too many pending approvals")]
+    TooManyPending,
+    /// The request itself cannot be taken.
+    #[error("refused: {0}")]
+    Refused(&'static str),
+    /// We could not find out or could not write down.
+    #[error("control plane unavailable")]
+    Unavailable(#[from] Trouble),
+}
+
+impl From<StoreError> for ControlError {
+    fn from(error: StoreError) -> Self {
+        Self::Unavailable(error.into())
+    }
+}
+
+impl ServerControl {
+    /// Every snapshot from now on; the current one at once.
+    #[must_use]
+    pub fn snapshots(&self) -> watch::Receiver<Option<SignedSnapshot>> {
+        self.plane.snapshots.subscribe()
+    }
+
+    /// Takes note of what an upstream offers. Known and unchanged tools cost nothing; a change of a pinned tool is
+    /// published at once (gateways refuse it) and waits for an administrator.
+    ///
+    /// # Errors
+    /// For an unknown upstream, too many or too large definitions, and when nothing could be stored.
+    pub async fn propose_tools(&self, upstream: &UpstreamId, tools: Vec<ProposedTool>) -> Result<(), ControlError> {
+        let plane = &self.plane;
+        let Some(config) = plane.upstream(upstream) else { return Err(ControlError::Refused("unknown upstream")) };
+        if tools.len() > MAX_TOOLS {
+            return Err(ControlError::Refused("too many tools"));
+        }
+        let mut changed = false;
+        for tool in tools {
+            changed |= self.propose_tool(upstream, config.first_sight, tool).await?;
+        }
+        if changed {
+            plane.publish_change().await;
+        }
+        Ok(())
+    }
+
+    async fn propose_tool(
+        &self,
+        upstream: &UpstreamId,
+        first_sight: bool,
+        tool: ProposedTool,
+    ) -> Result<bool, ControlError> {
+        let plane = &self.plane;
+        let definition = tool.definition.to_jcs();
+        if definition.len() > MAX_DEFINITION_BYTES {
+            return Err(ControlError::Refused("tool definition too large"));
+        }
+        let form = |bytes: &[u8]| serde_json::from_slice(bytes).map_err(|_| Trouble::Form("tool definition"));
+        let seen = ToolDefinition {
+            digest: tool.digest,
+            input_schema: form(&tool.input_schema.to_jcs())?,
+            definition: form(&definition)?,
+        };
+        let stored = plane.store.load::<ToolRow>(&ToolRow::key(upstream, &tool.name)).await?;
+        let (act, next, tx) = match stored {
+            Some(stored) if stored.value.seen == seen => return Ok(false),
+            Some(stored) => {
+                let next = ToolRow { seen, ..stored.value.clone() };
+                let tx = plane.store.transaction().update(&stored, &next);
+                ("tool.changed", next, tx)
+            }
+            None => {
+                let pinned = first_sight.then(|| seen.clone());
+                let act = if first_sight { "tool.pinned_at_first_sight" } else { "tool.proposed" };
+                let next = ToolRow { upstream: upstream.clone(), name: tool.name, pinned, seen };
+                let tx = plane.store.transaction().insert(&next);
+                (act, next, tx)
+            }
+        };
+        let members =
+            json!({"act": act, "upstream": next.upstream, "tool": next.name, "definition": next.seen.digest});
+        plane.record(Kind::Admin, members).await?;
+        match tx.commit().await {
+            Ok(()) => Ok(true),
+            // Another gateway proposed the same at the same moment.
+            Err(StoreError::Exists { .. } | StoreError::Conflict { .. }) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

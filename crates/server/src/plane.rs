@@ -1,0 +1,156 @@
+//! What every endpoint stands on: configuration, keys, store, log, clock, randomness. No endpoint's rules.
+
+use std::sync::Arc;
+
+use aws_lc_rs::hmac;
+use countersign_audit::{Kind, Record};
+use countersign_log::{Log, LogError};
+use countersign_proto::b64;
+use countersign_proto::id::{TrustDomain, UpstreamId};
+use countersign_proto::jose::{JwsSigner as _, SoftwareP256};
+use countersign_proto::json;
+use countersign_proto::snapshot::SignedSnapshot;
+use countersign_proto::time::{Clock, Entropy, Timestamp, random_id};
+use countersign_store::{Store, StoreError};
+use countersign_trust::Roots;
+use countersign_trust::endorsement::EkAllowList;
+use countersign_trust::issue::Issuer;
+use tokio::sync::{Notify, watch};
+
+use crate::activations::Activations;
+use crate::config::{Lifetimes, Limits, UpstreamConfig};
+use crate::keys::{SecretBytes, ServerKeys};
+use crate::nonce::NonceMint;
+use crate::server::{StartError, TlsIdentity};
+
+/// The parsed configuration an endpoint may look at.
+pub(crate) struct Settings {
+    pub(crate) issuer: String,
+    pub(crate) trust_domain: TrustDomain,
+    pub(crate) console_url: String,
+    pub(crate) upstreams: Vec<UpstreamConfig>,
+    pub(crate) lifetimes: Lifetimes,
+    pub(crate) limits: Limits,
+}
+
+/// Shared by every endpoint.
+pub(crate) struct Plane {
+    pub(crate) settings: Settings,
+    pub(crate) keys: ServerKeys,
+    pub(crate) ca: Issuer,
+    pub(crate) attestation_ca: Issuer,
+    pub(crate) endorsement_roots: Roots,
+    /// Endorsement keys admitted without a certificate.
+    pub(crate) endorsement_listed: EkAllowList,
+    /// Root of attestation key certificates: our own attestation CA.
+    pub(crate) ak_roots: Roots,
+    pub(crate) nonces: NonceMint,
+    pub(crate) activations: Activations,
+    pub(crate) store: Store,
+    pub(crate) log: Log,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) rng: Arc<dyn Entropy>,
+    pub(crate) snapshots: watch::Sender<Option<SignedSnapshot>>,
+    /// Serializes building and publishing; holds whether the published body lags behind the store.
+    pub(crate) publishing: tokio::sync::Mutex<crate::snapshot::Published>,
+    /// Renders the metrics, if the wiring installed a recorder and gave us its handle.
+    pub(crate) metrics: Option<metrics_exporter_prometheus::PrometheusHandle>,
+    /// Rung on every change of an approval.
+    pub(crate) approvals_changed: Notify,
+}
+
+/// Why we could not find out or could not write down: the caller is refused and nothing is acknowledged.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    /// The store refused or is unavailable.
+    #[error("store")]
+    Store(#[from] StoreError),
+    /// The record could not be made durable.
+    #[error("audit log")]
+    Log(#[from] LogError),
+    /// A value could not be put into its wire form.
+    #[error("cannot form {0}")]
+    Form(&'static str),
+}
+
+impl Plane {
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// A fresh name with `prefix`.
+    pub(crate) fn name(&self, prefix: &str) -> String {
+        random_id(self.rng.as_ref(), prefix)
+    }
+
+    /// 256 unpredictable bits for a link or a token that is itself the credential.
+    pub(crate) fn secret_text(&self) -> String {
+        let mut bytes = [0_u8; 32];
+        self.rng.fill(&mut bytes);
+        b64::url_encode(&bytes)
+    }
+
+    pub(crate) fn upstream(&self, id: &UpstreamId) -> Option<&UpstreamConfig> {
+        self.settings.upstreams.iter().find(|upstream| upstream.id == *id)
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.settings.issuer)
+    }
+
+    /// The MAC key of an external account, derived from its name: nothing to store, nothing to leak.
+    pub(crate) fn eab_key(&self, kid: &str) -> Vec<u8> {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.keys.sealing_secret.as_slice());
+        let mut context = hmac::Context::with_key(&key);
+        context.update(b"external-account-key\0");
+        context.update(kid.as_bytes());
+        context.sign().as_ref().to_vec()
+    }
+
+    /// A TLS certificate under our CA with a key made here.
+    pub(crate) fn tls_identity(&self, names: &[String]) -> Result<TlsIdentity, StartError> {
+        let failed = || StartError::Ca("tls certificate".into());
+        let key = SoftwareP256::generate().map_err(|_| failed())?;
+        let life = self.settings.lifetimes.server_certificate_secs;
+        let issued = self
+            .ca
+            .issue_server_certificate(&key.public_jwk(), names, self.now(), life, self.rng.as_ref())
+            .map_err(|error| StartError::Ca(error.to_string()))?;
+        let pkcs8 = key.to_pkcs8().map_err(|_| failed())?;
+        Ok(TlsIdentity { chain: vec![issued.der], key: SecretBytes::new(pkcs8.to_vec()) })
+    }
+
+    /// Writes one record and waits until it is durable. `members` is a JSON object.
+    pub(crate) async fn record(&self, kind: Kind, members: serde_json::Value) -> Result<(), Trouble> {
+        // The receipt is for whoever reveals a decision; here it only matters that there is one.
+        drop(self.log.append(self.form_record(kind, &members)?).await?);
+        Ok(())
+    }
+
+    fn form_record(&self, kind: Kind, members: &serde_json::Value) -> Result<Record, Trouble> {
+        let mut nonce = [0_u8; 16];
+        self.rng.fill(&mut nonce);
+        let mut record = Record::new(kind, self.now(), nonce);
+        for (name, member) in members.as_object().into_iter().flatten() {
+            if member.is_null() {
+                continue;
+            }
+            let member = json::from_serde(member).map_err(|_| Trouble::Form("record"))?;
+            record = record.with(name, member);
+        }
+        record.build().map_err(|_| Trouble::Form("record"))
+    }
+
+    /// Raises an alarm: a metric at once, a record as soon as the log takes it.
+    pub(crate) async fn alarm(&self, code: &'static str, members: serde_json::Value) {
+        metrics::counter!("cs_alarms_total", "kind" => code).increment(1);
+        tracing::error!(code, "alarm");
+        let mut members = members;
+        if let Some(object) = members.as_object_mut() {
+            object.insert("code".into(), code.into());
+        }
+        if let Err(error) = self.record(Kind::Alarm, members).await {
+            tracing::error!(%error, code, "alarm could not be recorded");
+        }
+    }
+}
