@@ -12,6 +12,8 @@ use countersign_proto::snapshot::PolicyBundle;
 
 use crate::requirement::Requirements;
 
+mod growth;
+
 /// The longest policy text that is taken on, in bytes.
 pub const MAX_BUNDLE_BYTES: usize = 8 << 20;
 /// The most policies that are taken on.
@@ -31,6 +33,14 @@ pub enum PolicyError {
         "the bundle is over the limit of {MAX_POLICIES} policies in {MAX_BUNDLE_BYTES} bytes: split or shorten it"
     )]
     TooLarge,
+    /// Deeper than every part of Cedar can take on every thread.
+    #[error("line {line}: {problem}")]
+    Overgrown {
+        /// The line of the text, counted from 1.
+        line: usize,
+        /// What is too much, and what to do.
+        problem: &'static str,
+    },
     /// Not Cedar.
     #[error("not valid Cedar: {message}")]
     Syntax {
@@ -111,6 +121,9 @@ pub(crate) fn parse(bundle: &PolicyBundle) -> Result<Vec<NamedPolicy>, PolicyErr
     if !Sha256Digest::of(bundle.cedar.as_bytes()).ct_eq(&bundle.digest) {
         return Err(PolicyError::Digest);
     }
+    // INVARIANT: Cedar sees no text that the scan has not bounded.
+    growth::check(&bundle.cedar)
+        .map_err(|found| PolicyError::Overgrown { line: found.line, problem: found.problem })?;
     let set = PolicySet::from_str(&bundle.cedar)
         .map_err(|error| PolicyError::Syntax { message: explain(&error) })?;
     if let Some(template) = set.templates().next() {

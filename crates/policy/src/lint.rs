@@ -33,7 +33,7 @@ pub enum Rule {
     CannotBeMet,
     /// A `forbid` that asks for something its condition does not look at.
     AsksInVain,
-    /// Waits for an upstream that has not shown its tools.
+    /// Waits for tools that are not there or not reviewed yet.
     Dormant,
     /// A `permit` that can never apply.
     NeverApplies,

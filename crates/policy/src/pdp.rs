@@ -71,6 +71,16 @@ struct Tool {
     resource: Lineage,
 }
 
+impl Tool {
+    /// Whether its declaration is one that somebody reviewed. A changed tool's entry still holds that one.
+    const fn is_reviewed(&self) -> bool {
+        match self.state {
+            ToolState::Pinned | ToolState::Changed => true,
+            ToolState::Proposed => false,
+        }
+    }
+}
+
 /// What policy says in a situation that may be made up. It permits nothing by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement {
@@ -116,7 +126,9 @@ impl Pdp {
         let upstreams_compiled = compile_upstreams(upstreams, &types);
         let tools = || {
             upstreams_compiled.iter().flat_map(|(id, upstream)| {
-                upstream.tools.iter().map(move |(name, tool)| (schema::tool_id(id, name), &tool.arguments))
+                upstream.tools.iter().map(move |(name, tool)| {
+                    (schema::tool_id(id, name), tool.is_reviewed().then_some(&tool.arguments))
+                })
             })
         };
         let schema = schema::compile(schema::schema_json(tools()))?;

@@ -57,11 +57,15 @@ pub(crate) fn tool_id(upstream: &UpstreamId, tool: &ToolName) -> String {
 }
 
 /// The schema as Cedar's JSON form, from tools by their `<upstream>/<tool>` name.
-pub(crate) fn schema_json<'a>(tools: impl Iterator<Item = (String, &'a Record)>) -> Json {
+///
+/// A tool without arguments here is one nobody has reviewed: its name exists, and nothing it declares counts.
+/// Otherwise whoever runs a tool server could break every policy by declaring a tool.
+pub(crate) fn schema_json<'a>(tools: impl Iterator<Item = (String, Option<&'a Record>)>) -> Json {
     let mut actions = Map::new();
     actions.insert(CALL.into(), json!({}));
     for (name, arguments) in tools {
-        actions.insert(name, action(arguments));
+        let declared = arguments.map_or_else(|| json!({ "memberOf": [{ "id": CALL }] }), action);
+        actions.insert(name, declared);
     }
     json!({ "": {
         "entityTypes": {

@@ -134,7 +134,7 @@ fn a_name_is_only_a_name() {
     ] {
         let schema = format!(r#"{{"properties":{{"{name}":{{"type":"string"}}}},"required":["{name}"]}}"#);
         let record = Record::of_input_schema(&json::parse(schema.as_bytes(), &Limits::DEFAULT).unwrap());
-        let cedar = crate::schema::schema_json([("up/tool".to_owned(), &record)].into_iter());
+        let cedar = crate::schema::schema_json([("up/tool".to_owned(), Some(&record))].into_iter());
         crate::schema::compile(cedar).unwrap();
         record.map(&object(&format!(r#"{{"{name}":"x"}}"#))).unwrap();
         record.map(&object(r#"{"x":"x"}"#)).unwrap_err();

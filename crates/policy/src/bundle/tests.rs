@@ -59,3 +59,19 @@ fn what_is_not_a_bundle_of_policies_is_refused() {
     let long = format!("//{}", "x".repeat(MAX_BUNDLE_BYTES));
     assert_eq!(parse(&bundle(&long)).unwrap_err(), PolicyError::TooLarge);
 }
+
+/// On the stack of a worker thread, not of the main thread.
+#[test]
+fn text_made_to_exhaust_the_parser_is_refused() {
+    let when =
+        |condition: &str| format!("@id(\"a\") permit(principal, action, resource) when {{ {condition} }};");
+    for (open, middle, close) in
+        [("(", "true", ")"), ("[", "", "]"), ("if true then ", "true", " else false")]
+    {
+        let nested = |count: usize| when(&format!("{}{middle}{}", open.repeat(count), close.repeat(count)));
+        check(&nested(15), "a");
+        check(&nested(20_000), "line 1: ");
+    }
+    check(&when(&format!("context.a{}", ".a".repeat(20_000))), "line 1: ");
+    check(&when(&"!".repeat(40)), "not valid Cedar: ");
+}

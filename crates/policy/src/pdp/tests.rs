@@ -191,6 +191,28 @@ fn a_policy_that_does_not_fit_is_refused_by_name() {
     refused("permit(principal, action, resource);", "the policy number 1 has no valid @id");
 }
 
+/// Cedar's validator says nothing about what is too deep for its stack; the scan before it must leave a margin.
+#[test]
+fn what_the_scan_lets_through_is_validated_to_its_depths() {
+    let nested = |open: &str, close: &str, times: usize| {
+        format!("{}context.nope == 1{}", open.repeat(times), close.repeat(times))
+    };
+    let sums = (0..12).fold("context.nope".to_owned(), |inner, _| format!("({inner} + 1 + 1 + 1 + 1)"));
+    for condition in [
+        format!("context.nope{} == 1", " + 1".repeat(61)),
+        format!("{sums} == 1"),
+        nested("(", ")", 15),
+        nested("if true then ", " else false", 60),
+        nested("[!!!true].contains(!!!", ")", 14),
+        nested("[true].contains(true && true && ", ")", 14),
+        format!("context{}", ".nope".repeat(62)),
+    ] {
+        let cedar = format!("@id(\"p\") forbid(principal, action, resource) when {{ {condition} }};");
+        let compiled = Pdp::compile(&bundle(&cedar), &agents(), &upstreams("tools", TOOLS));
+        assert!(matches!(compiled, Err(PolicyError::Invalid { .. })), "{condition}");
+    }
+}
+
 #[test]
 fn what_is_odd_is_found_and_not_refused() {
     let found = |cedar: &str| -> Vec<Rule> {
@@ -230,6 +252,37 @@ fn policies_may_be_written_before_the_tools_are_there() {
 
     // An upstream that has shown its tools has no others: the name is wrong.
     refused(&cedar.replace("later/", "tools/"), "policy later");
+}
+
+#[test]
+fn a_tool_nobody_reviewed_cannot_break_the_policies() {
+    let cedar = r#"
+        @id("all") permit(principal in AgentGroup::"builders", action in Action::"call", resource in Upstream::"tools");
+        @id("paths") forbid(principal, action in Action::"call", resource in Upstream::"tools")
+        when { context.args has path && context.args.path like "/etc/*" };
+        @id("both") forbid(principal, action in [Action::"tools/read", Action::"tools/fresh"], resource)
+        when { context.args has path && context.args.path == "/root" };
+        @id("waits") forbid(principal, action == Action::"tools/fresh", resource) when { context.args.path == 1 };
+    "#;
+    let hostile =
+        r#"fresh proposed {"type":"object","properties":{"path":{"type":"integer"}},"required":["path"]}"#;
+    let hostile = TOOLS.replace(r#"fresh proposed {"type":"object"}"#, hostile);
+    assert_ne!(hostile, TOOLS);
+    let pdp = Pdp::compile(&bundle(cedar), &agents(), &upstreams("tools", &hostile)).unwrap();
+    let found: Vec<(&str, Rule)> =
+        pdp.findings().iter().map(|finding| (finding.policy.as_str(), finding.rule)).collect();
+    assert_eq!(found, [("waits", Rule::Dormant)]);
+    let bob = situation("bob", "e3u1", 0, AgentProofKind::Dpop);
+    let read =
+        |path: &str| shown(&pdp.judge(&bob, &call("tools", "read", &format!(r#"{{"path":"{path}"}}"#))));
+    assert_eq!(
+        [read("/a"), read("/etc/passwd"), read("/root")],
+        ["permit", "policy.denied", "policy.denied"]
+    );
+    assert_eq!(shown(&pdp.judge(&bob, &call("tools", "fresh", r#"{"path":1}"#))), "tool.unknown");
+    // Once somebody reviews it, its declaration counts, and then the policies have to fit.
+    let reviewed = upstreams("tools", &hostile.replace("fresh proposed", "fresh pinned"));
+    assert!(matches!(Pdp::compile(&bundle(cedar), &agents(), &reviewed), Err(PolicyError::Invalid { .. })));
 }
 
 #[test]
