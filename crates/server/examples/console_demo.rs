@@ -74,10 +74,31 @@ fn furnish(fake: &Fake, now: Timestamp) {
         now.plus_secs(-20),
         now.plus_secs(280),
     );
-    let own = asked("apr_own", "github/issues.create", r#"{"repo":"acme/web","title":"Release 2.4"}"#, "ada", now, now.plus_secs(300));
-    let mut used = asked("apr_used", "github/pulls.merge", r#"{"repo":"acme/web","number":311}"#, "grace", now.plus_secs(-4000), now.plus_secs(-3400));
+    let own = asked(
+        "apr_own",
+        "github/issues.create",
+        r#"{"repo":"acme/web","title":"Release 2.4"}"#,
+        "ada",
+        now,
+        now.plus_secs(300),
+    );
+    let mut used = asked(
+        "apr_used",
+        "github/pulls.merge",
+        r#"{"repo":"acme/web","number":311}"#,
+        "grace",
+        now.plus_secs(-4000),
+        now.plus_secs(-3400),
+    );
     used.state = ApprovalState::Used { at: now.plus_secs(-3700) };
-    let gone = asked("apr_gone", "files/delete", r#"{"path":"/srv/exports/2025"}"#, "grace", now.plus_secs(-9000), now.plus_secs(-8400));
+    let gone = asked(
+        "apr_gone",
+        "files/delete",
+        r#"{"path":"/srv/exports/2025"}"#,
+        "grace",
+        now.plus_secs(-9000),
+        now.plus_secs(-8400),
+    );
     state.approvals = vec![pay, hook, own, used, gone];
 
     let samples = [
@@ -90,7 +111,8 @@ fn furnish(fake: &Fake, now: Timestamp) {
         ("release\u{202e}tob", "laptop-17", "github/contents.read", Verdict::Denied, "agent.unknown"),
     ];
     for (number, index) in (0..24_u64).zip((1180..1204_u64).rev()) {
-        let (agent, machine, tool, verdict, reason) = samples[usize::try_from(number).expect("small") % samples.len()];
+        let (agent, machine, tool, verdict, reason) =
+            samples[usize::try_from(number).expect("small") % samples.len()];
         state.decisions.push(DecisionRow {
             at: now.plus_millis(-1700 * i64::try_from(number).expect("small")),
             agent: agent.to_owned(),

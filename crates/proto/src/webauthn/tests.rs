@@ -1,3 +1,5 @@
+//! Registrations and assertions with one thing wrong at a time.
+
 use super::software::{PRESENT_AND_VERIFIED, SoftwareAuthenticator, client_data};
 use super::*;
 use crate::b64;

@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
-use axum::Extension;
 use countersign_proto::b64;
 use countersign_proto::digest::Sha256Digest;
 use countersign_proto::id::ApprovalId;
@@ -21,11 +21,11 @@ use countersign_proto::webauthn::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::Console;
 use super::guard::{self, Visitor};
 use super::port::{ConsolePerson, PortError, SignedApproval};
 use super::session::{CHALLENGE_SECS, PendingApproval, Purpose};
 use super::view::CallView;
-use super::Console;
 
 type Shared = State<Arc<Console>>;
 
@@ -125,7 +125,10 @@ pub async fn finish_login(
         let now = console.now();
         let challenge = signed_challenge(&response.client_data)?;
         if !console.sealer.challenge_holds(&visitor.cookie, Purpose::Login, &challenge, now) {
-            return Err(Refusal::new(StatusCode::FORBIDDEN, "this login took too long or was not begun here; try again"));
+            return Err(Refusal::new(
+                StatusCode::FORBIDDEN,
+                "this login took too long or was not begun here; try again",
+            ));
         }
         let unknown = || Refusal::new(StatusCode::FORBIDDEN, "this passkey is not registered here");
         let (person, credential) = match console.port.passkey_owner(&response.id).await {
@@ -138,7 +141,10 @@ pub async fn finish_login(
         console.port.note_login(&person.id, &assertion, &challenge, now).await?;
         // A login from within a session ends that session, and no cookie known before is ever a session's.
         console.sessions.end(&visitor.cookie);
-        Ok((console.sessions.begin(person, now, &*console.config.rng), Done { next: "/approvals".to_owned() }))
+        Ok((
+            console.sessions.begin(person, now, &*console.config.rng),
+            Done { next: "/approvals".to_owned() },
+        ))
     };
     match done.await {
         Ok((cookie, done)) => {
@@ -254,7 +260,10 @@ pub async fn finish_approval(
             .take(&visitor.cookie, &signed, now)
             .filter(|pending| pending.object.id == id && pending.object.approver == person.id)
             .ok_or_else(|| {
-                Refusal::new(StatusCode::FORBIDDEN, "this approval took too long or was not begun here; try again")
+                Refusal::new(
+                    StatusCode::FORBIDDEN,
+                    "this approval took too long or was not begun here; try again",
+                )
             })?;
         let passkeys = console.port.passkeys(&person.id).await?;
         let credential = passkeys
@@ -314,7 +323,10 @@ fn ids(credentials: &[Credential]) -> Vec<String> {
 }
 
 fn logged_in(visitor: &Visitor) -> Result<&ConsolePerson, Refusal> {
-    visitor.person.as_ref().ok_or_else(|| Refusal::new(StatusCode::UNAUTHORIZED, "you are not logged in any more"))
+    visitor
+        .person
+        .as_ref()
+        .ok_or_else(|| Refusal::new(StatusCode::UNAUTHORIZED, "you are not logged in any more"))
 }
 
 fn approval_id(text: &str) -> Result<ApprovalId, Refusal> {

@@ -68,7 +68,11 @@ pub async fn guard(State(console): State<Arc<Console>>, mut request: Request<Bod
 }
 
 /// What must hold before a handler runs.
-fn check(console: &Console, known: Option<&Cookie>, request: &Request<Body>) -> Result<(), (StatusCode, &'static str)> {
+fn check(
+    console: &Console,
+    known: Option<&Cookie>,
+    request: &Request<Body>,
+) -> Result<(), (StatusCode, &'static str)> {
     let headers = request.headers();
     let origin = console.config.origin.as_str();
     let our_host = origin.split_once("://").map_or("", |(_, host)| host);

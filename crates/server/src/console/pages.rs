@@ -298,7 +298,9 @@ fn outcome(approval: &ApprovalView, now: Timestamp) -> Option<String> {
         ApprovalState::Refused { by, at } => {
             Some(format!("Refused by {by} at {}. The call was not made.", moment::utc(*at)))
         }
-        ApprovalState::Used { at } => Some(format!("Approved, and spent on this call at {}.", moment::utc(*at))),
+        ApprovalState::Used { at } => {
+            Some(format!("Approved, and spent on this call at {}.", moment::utc(*at)))
+        }
     }
 }
 
@@ -337,7 +339,10 @@ pub async fn invite(
     Path(token): Path<String>,
 ) -> Response {
     // The token goes into an address on the page; whatever is no token of ours goes nowhere.
-    if token.is_empty() || token.len() > 128 || !token.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b)) {
+    if token.is_empty()
+        || token.len() > 128
+        || !token.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
+    {
         return failure(&visitor, &PortError::NotFound);
     }
     let now = console.now();
@@ -502,8 +507,6 @@ fn render(status: StatusCode, page: &impl Template) -> Response {
     };
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     response
 }

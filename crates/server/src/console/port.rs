@@ -228,10 +228,7 @@ pub trait ConsolePort: Send + Sync {
     fn passkeys<'a>(&'a self, person: &'a PersonId) -> PortFuture<'a, Vec<Credential>>;
 
     /// Who owns a credential id, with the stored credential. [`PortError::NotFound`] for none.
-    fn passkey_owner<'a>(
-        &'a self,
-        credential_id: &'a [u8],
-    ) -> PortFuture<'a, (ConsolePerson, Credential)>;
+    fn passkey_owner<'a>(&'a self, credential_id: &'a [u8]) -> PortFuture<'a, (ConsolePerson, Credential)>;
 
     /// A login succeeded: store the new signature counter and record the access. `challenge` is consumed durably.
     fn note_login<'a>(

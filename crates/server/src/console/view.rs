@@ -88,7 +88,8 @@ fn object_rows(path: &str, object: &Object, rows: &mut Vec<CallRow>) {
     // The order of canonical JSON (RFC 8785 §3.2.3), so that the order an agent wrote is not seen either.
     members.sort_by(|(left, _), (right, _)| left.encode_utf16().cmp(right.encode_utf16()));
     for (name, value) in members {
-        let plain = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+        let plain = !name.is_empty()
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
         let step = match (plain, path.is_empty()) {
             (true, true) => name.to_owned(),
             (true, false) => format!("{path}.{name}"),
@@ -128,7 +129,9 @@ fn row(path: &str, value: &Value) -> CallRow {
         Value::Bool(_) => ("true or false", json.clone(), None),
         Value::Null => ("null", json.clone(), None),
         Value::List(_) => ("list", String::new(), Some("empty list")),
-        Value::Object(_) => ("object", String::new(), Some(if path.is_empty() { "no arguments" } else { "empty object" })),
+        Value::Object(_) => {
+            ("object", String::new(), Some(if path.is_empty() { "no arguments" } else { "empty object" }))
+        }
     };
     CallRow { path: visible(path), kind, value: visible(&shown), note, json }
 }
@@ -136,7 +139,7 @@ fn row(path: &str, value: &Value) -> CallRow {
 fn note(text: &str) -> Option<&'static str> {
     if text.chars().any(|character| !matches!(character, '\n' | '\t') && unseen(character)) {
         Some("contains invisible or reordering characters, spelled out here")
-    } else if text.chars().any(|character| !character.is_ascii()) {
+    } else if !text.is_ascii() {
         Some("contains characters outside ASCII; some look like others")
     } else if text.starts_with(' ') || text.ends_with(' ') {
         Some("begins or ends with a space")

@@ -143,11 +143,8 @@ impl State {
     }
 
     fn seen_by(asked: &ApprovalView, viewer: &PersonId) -> ApprovalView {
-        let answerable = if asked.requester == *viewer {
-            Err("it was asked on your own behalf")
-        } else {
-            Ok(())
-        };
+        let answerable =
+            if asked.requester == *viewer { Err("it was asked on your own behalf") } else { Ok(()) };
         ApprovalView { answerable, ..asked.clone() }
     }
 

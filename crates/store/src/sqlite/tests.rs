@@ -1,3 +1,5 @@
+//! The embedded back end against damage, edits, second holders and a full disk; the promises are in `conformance`.
+
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,3 +1,5 @@
+//! What is shown of a call, and that its hash follows it.
+
 use countersign_proto::id::{ToolName, UpstreamId};
 use countersign_proto::json::{self, Limits};
 
