@@ -187,8 +187,7 @@ pub fn issue(
     let iat = now.unix_secs();
     let lifetime_secs = terms.lifetime_secs.clamp(1, MAX_LIFETIME_SECS);
     let task_end = details.expires_at.unwrap_or_else(|| task.expires_at.unix_secs());
-    let exp =
-        (iat + lifetime_secs).min(task_end).min(attestation.expires_at().unix_secs()).min(claim.att_exp);
+    let exp = (iat + lifetime_secs).min(task_end).min(attestation.expires_at().unix_secs());
     if exp <= iat {
         return Err(OauthError::use_fresh_attestation("the attestation ends now"));
     }

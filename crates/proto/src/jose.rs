@@ -77,6 +77,8 @@ impl Algorithm {
 }
 
 #[cfg(test)]
+pub(crate) mod rsa_fixture;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod wycheproof;

@@ -12,8 +12,14 @@ struct Shown {
 }
 
 fn shown() -> Shown {
+    shown_with(|_| {})
+}
+
+fn shown_with(change: impl FnOnce(&mut AccessTokenClaims)) -> Shown {
     let world = world();
-    let text = world.sign(&world.issue().unwrap());
+    let mut claims = world.issue().unwrap();
+    change(&mut claims);
+    let text = world.sign(&claims);
     let expect = TokenExpectation {
         issuer: ISSUER,
         audience: RESOURCE,
@@ -102,6 +108,15 @@ fn agents_runs_and_tasks_stop_acting_when_they_are_stopped() {
     check(Some(active.clone()), &run, 0, Err(AuthenticationError::RunRevoked));
     let task = Revoked { tasks: [shown.world.task.id.clone()].into(), ..Revoked::default() };
     check(Some(active), &task, 0, Err(AuthenticationError::TaskRevoked));
+}
+
+#[test]
+fn a_task_that_is_over_ends_its_tokens_at_once() {
+    let end = NOW.unix_secs() + 10;
+    let shown = shown_with(|claims| claims.authorization_details[0].expires_at = Some(end));
+    let entry = shown.world.agent.entry();
+    shown.check(shown.dpop(), entry.as_ref(), &Revoked::default(), 9, Ok(()));
+    shown.check(shown.dpop(), entry.as_ref(), &Revoked::default(), 10, Err(AuthenticationError::TaskExpired));
 }
 
 #[test]

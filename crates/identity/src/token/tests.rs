@@ -66,6 +66,10 @@ fn genuine_tokens_that_contradict_themselves_are_refused() {
     check(&|claims| claims.iat = claims.exp, Err(TokenError::NotYetValid));
     check(&|claims| claims.iat -= 1, Err(TokenError::Lifetime));
     check(&|claims| claims.nbf += 6, Err(TokenError::NotYetValid));
+    check(
+        &|claims| (claims.iat, claims.exp) = (NOW.unix_secs() + 3, NOW.unix_secs() + 2),
+        Err(TokenError::Lifetime),
+    );
     check(&|claims| claims.txn = "task_2".parse_task(), contradiction("txn and task"));
     check(&|claims| claims.authorization_details[0].locations.clear(), contradiction("aud and locations"));
     check(

@@ -174,6 +174,9 @@ fn unknown_or_missing_machine_facts_are_refused() {
     };
     check(&|claims| replace(claims, "sub", Value::from("build-bot")), Err(AttestationError::Claim("sub")));
     check(&|claims| replace(claims, "exp", Value::from("1790000300")), Err(AttestationError::Claim("exp")));
+    let mut rsa = Object::new();
+    rsa.insert("jwk", crate::jose::rsa_fixture::SoftwareRsa::generate().public_jwk().to_value()).unwrap();
+    check(&|claims| replace(claims, "cnf", Value::Object(rsa.clone())), Err(AttestationError::Claim("cnf")));
     let Value::Object(mut more) = good.clone() else { panic!("an object") };
     more.insert("trusted", true).unwrap();
     check(

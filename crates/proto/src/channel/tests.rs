@@ -45,3 +45,10 @@ fn only_a_whole_channel_proof_counts() {
     assert_eq!(check(CHANNEL_TYP, &short), Err(ChannelError::Exporter));
     assert_eq!(check(CHANNEL_TYP, &good.replace(&exporter, "")), Err(ChannelError::Exporter));
 }
+
+#[test]
+fn a_genuine_rsa_proof_is_still_no_agents() {
+    let key = crate::jose::rsa_fixture::SoftwareRsa::generate();
+    let proof = prove(&key, &[7; 32], AUDIENCE, NOW).unwrap();
+    assert_eq!(verify(&proof, &[7; 32], AUDIENCE, NOW).unwrap_err(), ChannelError::KeyType);
+}

@@ -199,6 +199,13 @@ fn the_algorithm_is_the_keys() {
 }
 
 #[test]
+fn a_genuine_rsa_proof_is_still_no_agents() {
+    let key = crate::jose::rsa_fixture::SoftwareRsa::generate();
+    let proof = prove(&key, "POST", URL, Some(TOKEN), None, "j", NOW).unwrap();
+    assert_eq!(verify(&proof, &expectation()).unwrap_err(), DpopError::KeyType);
+}
+
+#[test]
 fn the_rfc_9449_examples_verify() {
     // RFC 9449 §5 and §7.1, with the dates they were made for.
     let token_request = "eyJ0eXAiOiJkcG9wK2p3dCIsImFsZyI6IkVTMjU2IiwiandrIjp7Imt0eSI6IkVDIiwieCI6Imw4dEZyaHgtMzR0VjNoUk\

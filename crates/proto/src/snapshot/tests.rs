@@ -83,6 +83,12 @@ fn altered_foreign_or_older_snapshots_do_not_open() {
     let lying = Lease { version: 99, ..Lease::on(&body(7), Sha256Digest::of(&sealed.body), NOW, 10_000) };
     let lying = SignedSnapshot { body: sealed.body.clone(), lease: lying.sign(&key).unwrap() };
     check(&lying, ISSUER, 0, SnapshotError::Body);
+    let borrowed = Lease {
+        server: "https://b".into(),
+        ..Lease::on(&body(7), Sha256Digest::of(&sealed.body), NOW, 10_000)
+    };
+    let borrowed = SignedSnapshot { body: sealed.body.clone(), lease: borrowed.sign(&key).unwrap() };
+    check(&borrowed, "https://b", 0, SnapshotError::Body);
 }
 
 #[test]
