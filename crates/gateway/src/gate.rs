@@ -28,8 +28,9 @@ pub(crate) struct Gate {
     pub(crate) issuer: String,
     pub(crate) limits: GatewayLimits,
     pub(crate) standings: Arc<Standings>,
-    /// Verified tokens by the digest of their text. Expiry, audience and revocation are asked every time.
-    pub(crate) tokens: Cache<Sha256Digest, Arc<VerifiedToken>>,
+    /// Verified tokens by the digest of their text, each with the snapshot version whose keys verified it.
+    /// Expiry, audience and revocation are asked every time.
+    pub(crate) tokens: Cache<Sha256Digest, (u64, Arc<VerifiedToken>)>,
     pub(crate) proofs: ProofMemory,
     pub(crate) budgets: Arc<Budgets>,
     pub(crate) sessions: Sessions,

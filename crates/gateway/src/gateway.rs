@@ -162,6 +162,18 @@ impl RunningGateway {
         self.gate.standings.fresh(self.gate.now()).map(|standing| standing.body.version)
     }
 
+    /// Waits until a snapshot of at least this version decides.
+    pub async fn until_snapshot(&self, version: u64) {
+        let mut changes = self.gate.standings.watch();
+        loop {
+            changes.mark_unchanged();
+            let held = self.gate.standings.held();
+            if held.is_some_and(|standing| standing.body.version >= version) || changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Whether the tools of this upstream have been listed since the start.
     #[must_use]
     pub fn has_listed(&self, upstream: &UpstreamId) -> bool {
@@ -303,11 +315,10 @@ impl Follower {
         }
     }
 
-    /// What a new snapshot changes besides decisions: verified tokens are asked again, machine roots follow.
+    /// What a new snapshot changes besides decisions: the machine roots.
     fn adopt(&mut self) {
         let Some(standing) = self.gate.standings.held() else { return };
         tracing::info!(version = standing.body.version, "a new snapshot decides");
-        self.gate.tokens.clear();
         let roots: Option<Vec<CertificateDer<'static>>> = standing
             .body
             .machine_roots

@@ -39,10 +39,7 @@ impl Trail<'_> {
         let text = dpop_token(presented)?;
         let token = self.token(standing, entry, text)?;
         let proof = self.proof(entry, method, text, presented)?;
-        let once = match &proof {
-            AgentProof::Dpop(proof) => Some((*proof.thumbprint(), proof.jti().to_owned(), proof.issued_at())),
-            AgentProof::Channel(_) => None,
-        };
+        let shown = proof.clone();
         let agent_entry = standing.body.agents.get(&token.claims().client_id);
         let agent =
             authenticate(token, proof, agent_entry, &standing.revoked, self.now).map_err(|error| {
@@ -50,9 +47,16 @@ impl Trail<'_> {
                 if matches!(error, AuthenticationError::Key) { stop.alarming(THEFT) } else { stop }
             })?;
         self.facts = std::mem::take(&mut self.facts).agent(&agent);
-        // Only a proof that is otherwise good is worth remembering: strangers cannot fill the memory.
-        if let Some((key, jti, issued_at)) = once {
-            self.gate.proofs.admit(&key, &jti, issued_at, self.now).map_err(not_admitted)?;
+        // Only what is otherwise good is remembered: strangers can neither fill the memory nor take a connection.
+        match shown {
+            AgentProof::Dpop(proof) => self
+                .gate
+                .proofs
+                .admit(proof.thumbprint(), proof.jti(), proof.issued_at(), self.now)
+                .map_err(not_admitted)?,
+            AgentProof::Channel(proof) => {
+                let _bound = self.connection.channel.get_or_init(|| proof);
+            }
         }
         Ok(agent)
     }
@@ -64,7 +68,8 @@ impl Trail<'_> {
         text: &str,
     ) -> Result<Arc<VerifiedToken>, Stop> {
         let digest = Sha256Digest::of(text.as_bytes());
-        if let Some(token) = self.gate.tokens.get(&digest) {
+        let version = standing.body.version;
+        if let Some((_, token)) = self.gate.tokens.get(&digest).filter(|(verified_by, _)| *verified_by == version) {
             // Expiry, generation and revocation are asked again by `authenticate`.
             return if token.claims().aud == entry.resource {
                 Ok(token)
@@ -82,7 +87,7 @@ impl Trail<'_> {
         let token =
             verify_token(text, &expected).map_err(|error| Stop::because(token_code(&error), &error))?;
         let token = Arc::new(token);
-        self.gate.tokens.insert(digest, token.clone());
+        self.gate.tokens.insert(digest, (version, token.clone()));
         Ok(token)
     }
 
@@ -118,9 +123,10 @@ impl Trail<'_> {
                     .ok_or_else(|| Stop::because(Code::PopInvalid, "this connection has no exporter"))?;
                 let verified = channel::verify(proof, exporter, self.gate.origin.as_str(), self.now)
                     .map_err(|error| Stop::because(Code::PopInvalid, error))?;
-                let bound = self.connection.channel.get_or_init(|| verified.clone());
                 // INVARIANT: one agent key per connection, for as long as it lives.
-                if !bound.thumbprint().ct_eq(verified.thumbprint()) {
+                if let Some(bound) = self.connection.channel.get()
+                    && !bound.thumbprint().ct_eq(verified.thumbprint())
+                {
                     return Err(Stop::because(Code::PopInvalid, "the connection is another agent key's"));
                 }
                 Ok(AgentProof::Channel(verified))

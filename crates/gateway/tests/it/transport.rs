@@ -1,0 +1,102 @@
+//! Bytes on the wire that are not quite HTTP, or more than one request.
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::world::{Attempt, World};
+
+fn head(attempt: &Attempt) -> String {
+    let mut text = format!("{} {} HTTP/1.1\r\n", attempt.method, attempt.path);
+    for (name, value) in &attempt.headers {
+        text.push_str(&format!("{name}: {}\r\n", value.to_str().unwrap()));
+    }
+    text
+}
+
+/// Sends bytes on a fresh connection and reads until the gateway closes it.
+async fn exchange(world: &World, bytes: &[u8]) -> String {
+    let mut tls = world.tls(Some(&world.ours)).await.unwrap();
+    tls.write_all(bytes).await.unwrap();
+    let mut answer = Vec::new();
+    let _closed = tls.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn a_refused_body_is_never_taken_for_the_next_request() {
+    let world = World::new().await;
+    let hidden = world.call("read", "{}");
+    let smuggled =
+        format!("{}content-length: {}\r\n\r\n", head(&hidden), hidden.body.len()) + std::str::from_utf8(&hidden.body).unwrap();
+    for refused in [
+        world.call("read", "{}").header("content-type", "text/plain"),
+        world.call("read", "{}").header("host", "evil.test"),
+        world.call("read", "{}").path("/nowhere"),
+    ] {
+        let before = world.log.size();
+        let bytes = format!("{}content-length: {}\r\n\r\n{smuggled}", head(&refused), smuggled.len());
+        let answer = exchange(&world, bytes.as_bytes()).await;
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+        assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+        assert!(answer.to_ascii_lowercase().contains("connection: close"), "{answer}");
+        assert_eq!(world.records_from(before).await.len(), 1);
+    }
+    assert_eq!(world.calls(), 0);
+}
+
+#[tokio::test]
+async fn what_is_not_quite_http_is_not_read() {
+    let world = World::new().await;
+    let call = world.call("read", "{}");
+    let body = std::str::from_utf8(&call.body).unwrap().to_owned();
+    let length = body.len();
+    for framing in [
+        format!("content-length: {length}\r\ncontent-length: {}\r\n", length + 1),
+        format!("content-length: +{length}\r\n"),
+        "transfer-encoding : chunked\r\n".to_owned(),
+        "transfer-encoding: xchunked\r\n".to_owned(),
+        format!("content-length: {length}\r\n x: folded\r\n"),
+        format!("content-length: {length}\r\nbad header: x\r\n"),
+    ] {
+        let bytes = format!("{}{framing}\r\n{body}", head(&call));
+        let answer = exchange(&world, bytes.as_bytes()).await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400"), "{framing:?}: {answer}");
+    }
+    for line in ["POST /mcp/github HTTP/1.0", "POST https://gw.test:8443/mcp/github HTTP/1.1", "OPTIONS * HTTP/1.1"] {
+        let lines = head(&call);
+        let (_, rest) = lines.split_once("\r\n").unwrap();
+        let answer = exchange(&world, format!("{line}\r\n{rest}content-length: {length}\r\n\r\n{body}").as_bytes()).await;
+        assert!(answer.is_empty() || answer.contains(" 4"), "{line}: {answer}");
+    }
+    assert_eq!(world.calls(), 0);
+}
+
+#[tokio::test]
+async fn a_head_that_never_ends_is_not_waited_for() {
+    let limits = countersign_gateway::GatewayLimits {
+        header_timeout: std::time::Duration::from_millis(50),
+        body_timeout: std::time::Duration::from_millis(50),
+        ..crate::world::limits()
+    };
+    let world = World::with(true, limits).await;
+    let answer = exchange(&world, b"POST /mcp/github HTTP/1.1\r\nhost: gw").await;
+    assert!(!answer.contains("HTTP/1.1 200"), "{answer}");
+    let call = world.call("read", "{}");
+    let before = world.log.size();
+    let answer = exchange(&world, format!("{}content-length: 99\r\n\r\n{{", head(&call)).as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    assert_eq!(world.records_from(before).await.len(), 1);
+    assert_eq!(world.calls(), 0);
+}
+
+#[tokio::test]
+async fn too_many_header_lines_are_too_many() {
+    let world = World::new().await;
+    let call = world.call("read", "{}");
+    let mut bytes = head(&call);
+    for number in 0..200 {
+        bytes.push_str(&format!("x-{number}: y\r\n"));
+    }
+    let answer = exchange(&world, format!("{bytes}content-length: 0\r\n\r\n").as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    assert_eq!(world.calls(), 0);
+}
