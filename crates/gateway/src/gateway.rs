@@ -168,7 +168,9 @@ impl RunningGateway {
         loop {
             changes.mark_unchanged();
             let held = self.gate.standings.held();
-            if held.is_some_and(|standing| standing.body.version >= version) || changes.changed().await.is_err() {
+            if held.is_some_and(|standing| standing.body.version >= version)
+                || changes.changed().await.is_err()
+            {
                 return;
             }
         }

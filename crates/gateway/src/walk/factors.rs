@@ -69,7 +69,9 @@ impl Trail<'_> {
     ) -> Result<Arc<VerifiedToken>, Stop> {
         let digest = Sha256Digest::of(text.as_bytes());
         let version = standing.body.version;
-        if let Some((_, token)) = self.gate.tokens.get(&digest).filter(|(verified_by, _)| *verified_by == version) {
+        if let Some((_, token)) =
+            self.gate.tokens.get(&digest).filter(|(verified_by, _)| *verified_by == version)
+        {
             // Expiry, generation and revocation are asked again by `authenticate`.
             return if token.claims().aud == entry.resource {
                 Ok(token)

@@ -39,8 +39,16 @@ async fn the_upstream_gets_the_canonical_call_and_nothing_of_the_callers() {
     assert_eq!(
         names,
         [
-            "accept", "accept-encoding", "authorization", "content-length", "content-type",
-            "countersign-decision", "host", "mcp-method", "mcp-name", "mcp-protocol-version",
+            "accept",
+            "accept-encoding",
+            "authorization",
+            "content-length",
+            "content-type",
+            "countersign-decision",
+            "host",
+            "mcp-method",
+            "mcp-name",
+            "mcp-protocol-version",
         ]
     );
     assert_eq!(headers["authorization"], "Bearer upstream-secret");
@@ -92,8 +100,17 @@ async fn calls_at_once_never_exceed_the_budget_and_a_restart_does_not_refill_it(
     let tries = (0..20).map(|_| world.send(world.call_with(&token, "read", "{}")));
     let replies = futures_util::future::join_all(tries).await;
     let allowed = replies.iter().filter(|reply| reply.status.is_success()).count();
-    assert_eq!((allowed, world.calls() - before), (5, 5), "refused calls cost nothing, permitted ones all count");
-    assert!(replies.iter().filter(|reply| !reply.status.is_success()).all(|reply| reply.data("code") == "task.budget"));
+    assert_eq!(
+        (allowed, world.calls() - before),
+        (5, 5),
+        "refused calls cost nothing, permitted ones all count"
+    );
+    assert!(
+        replies
+            .iter()
+            .filter(|reply| !reply.status.is_success())
+            .all(|reply| reply.data("code") == "task.budget")
+    );
 
     world.restart().await;
     let token = world.token_with(|claims| claims.authorization_details[0].max_calls = 5);
@@ -110,7 +127,11 @@ async fn stale_evidence_is_asked_for_again_and_then_does() {
     let reply = world.send(world.call_with(&stale, "deploy", "{}")).await;
     assert_eq!(reply.status, StatusCode::UNAUTHORIZED, "{}", reply.text());
     let challenge = reply.header("www-authenticate");
-    for part in [r#"error="insufficient_user_authentication""#, r#"max_age="60""#, "acr_values=\"urn:countersign:acr:e3"] {
+    for part in [
+        r#"error="insufficient_user_authentication""#,
+        r#"max_age="60""#,
+        "acr_values=\"urn:countersign:acr:e3",
+    ] {
         assert!(challenge.contains(part), "{challenge}");
     }
     assert_eq!(world.kinds_from(before, 1).await, ["challenge"]);
@@ -315,12 +336,12 @@ async fn one_machine_cannot_take_all_connections() {
     assert!(first.send(world.call("read", "{}")).await.status.is_success());
     assert!(second.send(world.call("read", "{}")).await.status.is_success());
     let third = world.tls(Some(&world.ours)).await;
-    let refused = match third {
-        Err(_) => true,
+    let served = match third {
+        Err(_) => false,
         Ok(mut tls) => {
-            tokio::io::AsyncReadExt::read(&mut tls, &mut [0_u8; 1]).await.is_ok_and(|read| read == 0)
+            tokio::io::AsyncReadExt::read(&mut tls, &mut [0_u8; 1]).await.is_ok_and(|read| read > 0)
         }
     };
-    assert!(refused);
+    assert!(!served);
     assert_eq!(world.upstream.shared.calls.load(Ordering::SeqCst), 2);
 }

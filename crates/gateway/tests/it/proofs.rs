@@ -35,7 +35,9 @@ async fn a_token_of_anybody_else_is_refused() {
     world.check(with(world.sign(&good, &stranger)), "401 token.invalid").await;
     world.check(with(unsigned(&good)), "401 token.invalid").await;
     world.check(with(keyed_with_the_public_key(&good, &world.server_key)), "401 token.invalid").await;
-    world.check(with(world.token_with(|claims| claims.iss = "https://evil.test".into())), "401 token.invalid").await;
+    world
+        .check(with(world.token_with(|claims| claims.iss = "https://evil.test".into())), "401 token.invalid")
+        .await;
     world.check(with(world.token_with(|claims| claims.exp += 1)), "401 token.invalid").await;
     let elsewhere = world.token_with(|claims| {
         claims.aud = format!("{RESOURCE}/");
@@ -162,7 +164,9 @@ async fn a_certificate_of_another_authority_does_not_even_connect() {
     let reached = match world.tls(Some(&stranger)).await {
         Err(_) => false,
         // In TLS 1.3 the client learns of its refusal with the first read.
-        Ok(mut tls) => tokio::io::AsyncReadExt::read(&mut tls, &mut [0_u8; 1]).await.is_ok_and(|read| read > 0),
+        Ok(mut tls) => {
+            tokio::io::AsyncReadExt::read(&mut tls, &mut [0_u8; 1]).await.is_ok_and(|read| read > 0)
+        }
     };
     assert!(!reached);
     assert_eq!(world.log.size(), before);
@@ -185,7 +189,10 @@ fn unsigned(claims: &countersign_proto::token::AccessTokenClaims) -> String {
 }
 
 /// The classic: the verifier's public key used as an HMAC secret.
-fn keyed_with_the_public_key(claims: &countersign_proto::token::AccessTokenClaims, key: &dyn JwsSigner) -> String {
+fn keyed_with_the_public_key(
+    claims: &countersign_proto::token::AccessTokenClaims,
+    key: &dyn JwsSigner,
+) -> String {
     let signed = parts(claims, r#"{"alg":"HS256","typ":"at+jwt","kid":"k1"}"#);
     let secret = key.public_jwk().to_value().to_jcs();
     let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &secret);

@@ -51,12 +51,17 @@ async fn what_two_parsers_could_read_differently_goes_no_further() {
     world.check(world.call("read", "{}").without("mcp-name"), "400 http.header").await;
     world.check(world.call("read", "{}").another("mcp-name", "read"), "400 http.header").await;
     world.check(world.call("read", "{}").header("mcp-method", "tools/list"), "400 http.header").await;
-    world.check(world.call("read", "{}").header("mcp-protocol-version", "2025-06-18"), "400 http.header").await;
+    world
+        .check(world.call("read", "{}").header("mcp-protocol-version", "2025-06-18"), "400 http.header")
+        .await;
     world.check(world.call("route", r#"{"region":"eu"}"#), "400 http.header").await;
-    world.check(world.call("route", r#"{"region":"eu"}"#).header("mcp-param-region", "us"), "400 http.header").await;
+    world
+        .check(world.call("route", r#"{"region":"eu"}"#).header("mcp-param-region", "us"), "400 http.header")
+        .await;
     world.check(world.message(&token, &message("resources/read"), "resources/read"), "404 rpc.method").await;
     world.check(world.message(&token, &message("tasks/get"), "tasks/get"), "404 rpc.method").await;
-    let notification = format!(r#"{{"jsonrpc":"2.0","method":"tools/call","params":{{{META},"name":"read"}}}}"#);
+    let notification =
+        format!(r#"{{"jsonrpc":"2.0","method":"tools/call","params":{{{META},"name":"read"}}}}"#);
     world.check(raw(&notification), "400 rpc.malformed").await;
 }
 
@@ -70,7 +75,8 @@ async fn an_unknown_revision_is_told_which_ones_are_spoken() {
     let reply = world.send(world.call("read", "{}").header("mcp-protocol-version", "2024-11-05")).await;
     assert_eq!((reply.status.as_u16(), reply.rpc_code()), (400, -32020), "{}", reply.text());
     let legacy = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
-    let attempt = world.legacy(&world.token_with(|_| {}), legacy).header("mcp-protocol-version", "2024-11-05");
+    let attempt =
+        world.legacy(&world.token_with(|_| {}), legacy).header("mcp-protocol-version", "2024-11-05");
     let reply = world.send(attempt).await;
     assert_eq!((reply.status.as_u16(), reply.rpc_code()), (400, -32022));
     assert!(reply.text().contains(ProtocolVersion::V2026_07_28.as_str()), "{}", reply.text());
@@ -162,7 +168,8 @@ async fn policy_and_tools_have_the_last_word() {
 async fn a_tool_that_changed_since_its_review_is_hidden_and_refused() {
     let world = World::new().await;
     let token = world.token_with(|_| {});
-    world.upstream.shared.tools.lock()[0] = tool("read", r#"{"path":{"type":"string"},"also_to":{"type":"string"}}"#);
+    world.upstream.shared.tools.lock()[0] =
+        tool("read", r#"{"path":{"type":"string"},"also_to":{"type":"string"}}"#);
     let before = world.log.size();
     let reply = world.send(world.message(&token, &message("tools/list"), "tools/list")).await;
     assert!(!reply.text().contains("\"read\""), "{}", reply.text());

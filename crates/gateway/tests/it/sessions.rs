@@ -8,7 +8,8 @@ use crate::world::{META, Reply, World, limits, text};
 
 const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{"roots":{},"sampling":{}},"clientInfo":{"name":"c","version":"1"}}}"#;
 const LIST: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
-const CALL: &str = r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"read","arguments":{}}}"#;
+const CALL: &str =
+    r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"read","arguments":{}}}"#;
 
 async fn initialize(world: &World, token: &str) -> Reply {
     let reply = world.send(world.legacy(token, INITIALIZE)).await;
@@ -24,14 +25,21 @@ async fn a_session_has_a_name_of_ours_and_says_nothing_of_the_upstreams() {
     let session = reply.header("mcp-session-id").to_owned();
     assert!(session.starts_with("mcps_") && !session.contains("inner"), "{session}");
     assert_eq!(reply.header("content-type"), "application/json");
-    assert!(reply.text().contains(r#""capabilities":{"tools":{}}"#), "only what is reachable: {}", reply.text());
+    assert!(
+        reply.text().contains(r#""capabilities":{"tools":{}}"#),
+        "only what is reachable: {}",
+        reply.text()
+    );
     {
         let seen = world.upstream.shared.seen.lock();
         let sent = String::from_utf8_lossy(&seen.last().unwrap().2).into_owned();
         assert!(sent.contains(r#""capabilities":{}"#), "{sent}");
     }
     let with = |body: &str| {
-        world.legacy(&token, body).header("mcp-session-id", &session).header("mcp-protocol-version", "2025-11-25")
+        world
+            .legacy(&token, body)
+            .header("mcp-session-id", &session)
+            .header("mcp-protocol-version", "2025-11-25")
     };
     let reply = world.send(with(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#)).await;
     assert_eq!(reply.status, StatusCode::ACCEPTED);
@@ -54,10 +62,12 @@ async fn a_session_is_nobody_elses() {
     let session = initialize(&world, &token).await.header("mcp-session-id").to_owned();
     let other = world.token_with(|claims| {
         claims.sid = RunId::parse("run_2").unwrap();
-        claims.act.sub = countersign_proto::id::SpiffeId::parse("spiffe://td.test/agent/build-bot/run/run_2").unwrap();
+        claims.act.sub =
+            countersign_proto::id::SpiffeId::parse("spiffe://td.test/agent/build-bot/run/run_2").unwrap();
     });
     let with = |token: &str, session: &str| world.legacy(token, CALL).header("mcp-session-id", session);
-    let bare = |method: &'static str, token: &str| world.bare(method, token).header("mcp-session-id", &session);
+    let bare =
+        |method: &'static str, token: &str| world.bare(method, token).header("mcp-session-id", &session);
     world.check(with(&other, &session), "404 http.header").await;
     world.check(with(&token, "mcps_guess"), "404 http.header").await;
     world.check(with(&token, "inner-0"), "404 http.header").await;
@@ -105,7 +115,9 @@ async fn the_newer_era_is_not_spoken_to_a_server_of_the_older() {
 async fn the_stateless_era_has_no_sessions_and_no_streams() {
     let world = World::new().await;
     let token = world.token_with(|_| {});
-    let with = |method| world.bare(method, &token).header("mcp-session-id", "x").header("mcp-protocol-version", "2026-07-28");
+    let with = |method| {
+        world.bare(method, &token).header("mcp-session-id", "x").header("mcp-protocol-version", "2026-07-28")
+    };
     world.check(with("GET"), "405 rpc.method").await;
     world.check(with("DELETE"), "405 rpc.method").await;
     world.check(world.bare("GET", &token), "405 rpc.method").await;

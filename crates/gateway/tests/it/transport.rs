@@ -25,8 +25,8 @@ async fn exchange(world: &World, bytes: &[u8]) -> String {
 async fn a_refused_body_is_never_taken_for_the_next_request() {
     let world = World::new().await;
     let hidden = world.call("read", "{}");
-    let smuggled =
-        format!("{}content-length: {}\r\n\r\n", head(&hidden), hidden.body.len()) + std::str::from_utf8(&hidden.body).unwrap();
+    let smuggled = format!("{}content-length: {}\r\n\r\n", head(&hidden), hidden.body.len())
+        + std::str::from_utf8(&hidden.body).unwrap();
     for refused in [
         world.call("read", "{}").header("content-type", "text/plain"),
         world.call("read", "{}").header("host", "evil.test"),
@@ -61,10 +61,14 @@ async fn what_is_not_quite_http_is_not_read() {
         let answer = exchange(&world, bytes.as_bytes()).await;
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400"), "{framing:?}: {answer}");
     }
-    for line in ["POST /mcp/github HTTP/1.0", "POST https://gw.test:8443/mcp/github HTTP/1.1", "OPTIONS * HTTP/1.1"] {
+    for line in
+        ["POST /mcp/github HTTP/1.0", "POST https://gw.test:8443/mcp/github HTTP/1.1", "OPTIONS * HTTP/1.1"]
+    {
         let lines = head(&call);
         let (_, rest) = lines.split_once("\r\n").unwrap();
-        let answer = exchange(&world, format!("{line}\r\n{rest}content-length: {length}\r\n\r\n{body}").as_bytes()).await;
+        let answer =
+            exchange(&world, format!("{line}\r\n{rest}content-length: {length}\r\n\r\n{body}").as_bytes())
+                .await;
         assert!(answer.is_empty() || answer.contains(" 4"), "{line}: {answer}");
     }
     assert_eq!(world.calls(), 0);

@@ -122,7 +122,8 @@ impl Shared {
         let message = parse_object(&body, &Limits::DEFAULT).unwrap();
         let id = message.get("id").cloned();
         let method = message.get("method").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let is_modern = parts.headers.get("mcp-protocol-version").is_some_and(|version| version == "2026-07-28");
+        let is_modern =
+            parts.headers.get("mcp-protocol-version").is_some_and(|version| version == "2026-07-28");
         if is_modern && !self.modern {
             return plain(StatusCode::BAD_REQUEST, "text/plain", "what is that");
         }
@@ -144,7 +145,11 @@ impl Shared {
                 result.insert("ttlMs", 60_000_u32).unwrap();
                 result.insert("cacheScope", "public").unwrap();
                 let text = String::from_utf8(result.to_jcs()).unwrap();
-                if self.modern { json(&rpc(&id, "result", &text)) } else { events(&rpc(&id, "result", &text)) }
+                if self.modern {
+                    json(&rpc(&id, "result", &text))
+                } else {
+                    events(&rpc(&id, "result", &text))
+                }
             }
             "server/discover" => json(&rpc(
                 &id,
@@ -194,10 +199,11 @@ impl Shared {
         let told = TellsWhenDropped(self);
         let (sender, receiver) = mpsc::channel::<Bytes>(1);
         sender.try_send(Bytes::from_static(b": hello\n\n")).unwrap();
-        let stream = futures_util::stream::unfold((receiver, sender, told), |(mut receiver, sender, told)| async {
-            let bytes = receiver.recv().await?;
-            Some((Ok(Frame::data(bytes)), (receiver, sender, told)))
-        });
+        let stream =
+            futures_util::stream::unfold((receiver, sender, told), |(mut receiver, sender, told)| async {
+                let bytes = receiver.recv().await?;
+                Some((Ok(Frame::data(bytes)), (receiver, sender, told)))
+            });
         let mut response = Response::new(StreamBody::new(stream.boxed()).boxed_unsync());
         response.headers_mut().insert("content-type", "text/event-stream".parse().unwrap());
         response
