@@ -72,8 +72,9 @@ pub enum Verdict {
 /// ```
 ///
 /// ```compile_fail,E0599
-/// fn copy(permit: &countersign_policy::Permit) -> countersign_policy::Permit {
-///     permit.clone()
+/// use countersign_policy::Permit;
+/// fn copy(permit: Permit) -> (Permit, Permit) {
+///     (permit.clone(), permit)
 /// }
 /// ```
 #[derive(Debug)]
