@@ -383,6 +383,20 @@ async fn a_session_ends() {
 }
 
 #[tokio::test]
+async fn a_person_who_is_no_more_is_out_at_once() {
+    let world = World::new();
+    let (mut ada, mut authenticator) = Browser::person(&world, "ada").await;
+    let challenge = ada.begin("apr_one").await.challenge();
+    let name = world.fake.state().people.remove(&person("ada")).unwrap();
+    let yes = authenticator.assert("localhost", ORIGIN, &challenge).unwrap();
+    assert_eq!(ada.answer("apr_one", &yes).await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(ada.get("/").await.status, StatusCode::SEE_OTHER);
+    world.fake.state().people.insert(person("ada"), name);
+    assert_eq!(ada.get("/").await.status, StatusCode::SEE_OTHER, "coming back does not revive a session");
+    assert_eq!(world.state_of("apr_one"), ApprovalState::Asked);
+}
+
+#[tokio::test]
 async fn an_invitation_makes_one_passkey() {
     let world = World::new();
     let mut ada = Browser::new(&world);

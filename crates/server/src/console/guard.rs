@@ -12,7 +12,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 
 use super::Console;
-use super::port::ConsolePerson;
+use super::port::{ConsolePerson, PortError};
 use super::session::Cookie;
 
 const HEADERS: [(HeaderName, &str); 8] = [
@@ -54,7 +54,7 @@ pub struct Visitor {
 pub async fn guard(State(console): State<Arc<Console>>, mut request: Request<Body>, next: Next) -> Response {
     let known = single(request.headers(), &header::COOKIE).and_then(Cookie::find);
     let cookie = known.clone().unwrap_or_else(|| Cookie::fresh(&*console.config.rng));
-    let person = console.sessions.person(&cookie, console.now());
+    let person = person(&console, &cookie).await;
     let visitor = Visitor { csrf: console.sealer.csrf(&cookie), cookie, person };
     let mut response = match check(&console, known.as_ref(), &request) {
         Ok(()) => {
@@ -65,6 +65,20 @@ pub async fn guard(State(console): State<Arc<Console>>, mut request: Request<Bod
     };
     finish(&console, &visitor, known.is_none(), &mut response);
     response
+}
+
+/// Who is behind a cookie, if they are still somebody: a person who was disabled is out at once.
+async fn person(console: &Console, cookie: &Cookie) -> Option<ConsolePerson> {
+    let person = console.sessions.person(cookie, console.now())?;
+    match console.port.still_there(&person.id).await {
+        Ok(()) => Some(person),
+        Err(PortError::NotFound | PortError::Closed | PortError::Forbidden(_)) => {
+            console.sessions.end(cookie);
+            None
+        }
+        // Could not be asked: the page will say so itself, because it cannot ask either.
+        Err(PortError::Unavailable(_) | PortError::Conflict) => Some(person),
+    }
 }
 
 /// What must hold before a handler runs.

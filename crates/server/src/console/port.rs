@@ -169,6 +169,12 @@ pub struct DecisionRow {
 /// INVARIANT: only the methods whose name is a verb of change (`grant_`, `refuse_`, `register_`, `note_`) change
 /// anything, and the console calls those from POST handlers only.
 pub trait ConsolePort: Send + Sync {
+    /// Whether this person may still look at anything: asked with each request of a session, so that disabling
+    /// somebody ends their sessions. [`PortError::NotFound`] for nobody one knows, or knows no longer.
+    fn still_there<'a>(&'a self, person: &'a PersonId) -> PortFuture<'a, ()> {
+        Box::pin(async move { self.passkeys(person).await.map(drop) })
+    }
+
     /// The requests this person may see: open ones first (oldest first), then recently closed; at most `limit`.
     fn list_approvals<'a>(
         &'a self,

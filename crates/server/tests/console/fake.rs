@@ -267,6 +267,7 @@ impl ConsolePort for Fake {
 
     fn passkeys<'a>(&'a self, person: &'a PersonId) -> PortFuture<'a, Vec<Credential>> {
         self.answer(|state| {
+            state.person(person)?;
             let own = state.passkeys.iter().filter(|(owner, _)| owner == person);
             Ok(own.map(|(_, credential)| credential.clone()).collect())
         })
