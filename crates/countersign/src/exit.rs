@@ -12,10 +12,6 @@ pub enum Code {
     Usage = 2,
     /// The answer is no.
     Denied = 3,
-    /// A person has to approve first.
-    ApprovalPending = 4,
-    /// A fresh attestation or a stronger environment is needed first.
-    StepUpRequired = 5,
     /// The audit log cannot be written or does not verify.
     Audit = 6,
     /// The other side cannot be reached.

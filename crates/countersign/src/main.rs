@@ -7,7 +7,9 @@ mod cli;
 mod commands;
 mod config;
 mod exit;
+mod joint;
 mod output;
+mod secret_file;
 
 use std::process::ExitCode;
 

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use countersign_audit::note::{LogKey, Origin as LogOrigin};
-use countersign_gateway::config::{Credential, GatewayConfig, GatewayLimits, Origin, UpstreamConfig as GatewayUpstream};
+use countersign_gateway::{Credential, GatewayConfig, GatewayLimits, Origin, UpstreamConfig as GatewayUpstream};
 use countersign_gateway::{Gateway, RunningGateway};
 use countersign_log::{Log, LogLimits};
 use countersign_proto::id::{TrustDomain, UpstreamId};
@@ -125,14 +125,15 @@ async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure> {
     if let (Ok(terminate), Ok(interrupt)) = (terminate, interrupt) {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
     }
-    shut_down(gateway, server, log).await;
+    shut_down(gateway, server, log).await?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn shut_down(gateway: RunningGateway, server: RunningServer, log: Log) {
+/// Ends in the order in which requests travel, the log last: what the others still record gets in.
+async fn shut_down(gateway: RunningGateway, server: RunningServer, log: Log) -> Result<(), Failure> {
     gateway.shutdown().await;
     server.shutdown().await;
-    log.shutdown().await;
+    log.shutdown().await.map_err(|error| Failure::chain(Code::Audit, &error))
 }
 
 /// The listeners, bound first, so that URLs can be formed from their ports.

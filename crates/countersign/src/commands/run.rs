@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_proto::id::{AgentId, IdError, TaskId, UpstreamId};
-use countersign_runner::run::{ProofKind, RunConfig, run as run_agent};
+use countersign_runner::proxy::ProofKind;
+use countersign_runner::run::{RunConfig, run as run_agent};
 use countersign_runner::session::SessionConfig;
 use countersign_runner::state::StateDir;
 
@@ -38,7 +39,7 @@ pub async fn run(command: &Run) -> Result<ExitCode, Failure> {
         hold_limit: Duration::from_secs(u64::from(command.hold_secs)),
     };
     let agent: Vec<OsString> = command.command.iter().map(OsString::from).collect();
-    run_agent(config, agent, Arc::new(SystemClock), Arc::new(SystemEntropy))
+    run_agent(config, &agent, Arc::new(SystemClock), Arc::new(SystemEntropy))
         .await
         .map(ExitCode::from)
         .map_err(|error| Failure::chain(Code::Denied, &error))

@@ -1,0 +1,68 @@
+//! Attacks on the running binary, by the areas of docs/conformance.md. The theft drills are in the story; these are
+//! the ones besides. Each names the case it stands for.
+
+mod authorization_server;
+mod gateway;
+mod runner;
+mod streams;
+mod tools;
+
+use countersign_testkit::drill::Watch;
+use countersign_testkit::insider::{Answer, Insider, PROTOCOL};
+use countersign_testkit::story::{AGENT, POLICY};
+use countersign_testkit::world::Machine;
+use serde_json::json;
+
+use crate::{Stage, block_on};
+
+/// A world with one run that works.
+struct Scene {
+    stage: Stage,
+    laptop: Machine,
+    task: String,
+    insider: Insider,
+    token: String,
+    session: String,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let stage = Stage::new();
+        let world = &stage.world;
+        let laptop = world.enroll("laptop").expect("enrollment");
+        world.add_person("sam").expect("a person");
+        world.add_agent(AGENT, "sam").expect("an agent");
+        world.activate_policy(POLICY).expect("a policy");
+        let tools = json!([
+            { "name": "notes.read", "args": {} },
+            { "name": "notes.write", "args": { "topic": { "eq": "roadmap" } } },
+            { "name": "slow.count", "args": {} },
+        ]);
+        let task = world.add_task(AGENT, &tools, 10_000, 3600).expect("a task");
+        let (insider, token, session) = block_on(async {
+            let insider = Insider::open(world.ready(), &laptop, AGENT).await.expect("a run");
+            let token = insider.token(&task).await.expect("a token");
+            let session = insider.initialize(&token).await.expect("a session");
+            (insider, token, session)
+        });
+        Self { stage, laptop, task, insider, token, session }
+    }
+
+    /// Sends `body` with everything right about it but what `change` changes in the headers.
+    async fn post(&self, body: &[u8], change: impl FnOnce(&mut Vec<(String, String)>)) -> Answer {
+        let proof = self.insider.proof_for("POST", &self.insider.url(), Some(&self.token)).expect("a proof");
+        let mut headers = vec![
+            ("authorization".to_owned(), format!("DPoP {}", self.token)),
+            ("dpop".to_owned(), proof),
+            ("mcp-session-id".to_owned(), self.session.clone()),
+            ("mcp-protocol-version".to_owned(), PROTOCOL.to_owned()),
+        ];
+        change(&mut headers);
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        self.insider.caller.post(&self.insider.url(), &headers, body.to_vec()).await.expect("an answer")
+    }
+
+    fn watch(&self) -> Watch<'_> {
+        Watch::begin(&self.stage.world).expect("the world answers")
+    }
+}
