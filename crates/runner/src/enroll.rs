@@ -180,3 +180,6 @@ async fn obtain_certificate(
     Ok(chain)
 }
 
+
+#[cfg(test)]
+mod tests;

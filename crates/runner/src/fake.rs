@@ -1,5 +1,7 @@
 //! A control plane and a gateway for tests: real TLS, real proofs checked with the product's own verifiers, and a script of
-//! how the gateway feels about each call. It issues nothing real and knows no policy.
+//! how the gateway feels about each call. It knows no policy.
+
+pub mod authority;
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -113,6 +115,8 @@ pub struct Shared {
     /// What the token endpoint corrects first: (error, header, value).
     pub corrections: Mutex<VecDeque<(&'static str, &'static str, &'static str)>>,
     pub clock: ManualClock,
+    /// The attestation CA and the ACME server, which appraise with the product's own code.
+    pub authority: Mutex<authority::AttestationAuthority>,
     pub attestations: AtomicU64,
     pub tokens: AtomicU64,
     connections: AtomicU64,
@@ -174,6 +178,7 @@ impl World {
             takes_channel: true.into(),
             corrections: Mutex::default(),
             clock: ManualClock(AtomicI64::new(1_900_000_000_000)),
+            authority: Mutex::new(authority::AttestationAuthority::new(&simulated)),
             attestations: AtomicU64::new(0),
             tokens: AtomicU64::new(0),
             connections: AtomicU64::new(0),
@@ -203,6 +208,17 @@ impl World {
             ca_pem: self.ca_pem.clone().into_bytes(),
             state: StateDir::open(&self.dir.path().join("state")).unwrap(),
             tpm: self.tpm.clone(),
+        }
+    }
+
+    /// A folder of its own for an enrollment.
+    pub fn enroll_config(&self, token: &str) -> crate::enroll::EnrollConfig {
+        crate::enroll::EnrollConfig {
+            server: self.shared.origin(),
+            ca_pem: self.ca_pem.clone().into_bytes(),
+            state: StateDir::open(&self.dir.path().join("enrolled")).unwrap(),
+            tpm: self.tpm.clone(),
+            token: crate::enroll::EnrollmentToken::new(token),
         }
     }
 
@@ -294,9 +310,9 @@ struct Accepted {
     proven: Mutex<Option<Thumbprint>>,
 }
 
-type Reply = Response<BoxBody<Bytes, std::io::Error>>;
+pub type Reply = Response<BoxBody<Bytes, std::io::Error>>;
 
-fn reply(status: u16, body: &Value) -> Reply {
+pub fn reply(status: u16, body: &Value) -> Reply {
     let body = Full::new(Bytes::from(body.to_string())).map_err(|never| match never {}).boxed();
     Response::builder().status(status).header("content-type", "application/json").body(body).unwrap()
 }
@@ -419,6 +435,9 @@ fn control_plane(shared: &Shared, connection: &Accepted, path: &str, headers: &H
             reply(200, &json!({"nonce": b64::url_encode(&nonce), "expires_in": 60}))
         }
         "/attest/v1/client-attestation" if connection.machine => client_attestation(shared, body),
+        path if path.starts_with("/attest/v1/ak") || path.starts_with("/acme/") => {
+            shared.authority.lock().answer(&origin, path, body, shared.now())
+        }
         "/oauth/challenge" => {
             let challenge = format!("challenge-{}", shared.challenges.lock().len());
             shared.challenges.lock().push(challenge.clone());

@@ -250,6 +250,8 @@ impl Tpm {
     /// Makes a key of any template below the storage root key.
     fn create_key(&self, template: &[u8]) -> Result<MachineKeyBlob, TpmError> {
         let mut turn = self.turn()?;
+        // A key needs a slot while it is made: three are only enough without the one in use.
+        turn.unload_machine_key()?;
         let created = turn.below_storage_root(|commands, parent| commands.create(parent, template))?;
         Ok(MachineKeyBlob::new(created.public, created.private))
     }
@@ -344,14 +346,14 @@ impl Turn {
         Ok(handle)
     }
 
+    fn unload_machine_key(&mut self) -> Result<(), TpmError> {
+        self.machine_key.take().map_or(Ok(()), |(_, handle)| self.commands.flush(handle))
+    }
+
     fn machine_key(&mut self, blob: &MachineKeyBlob) -> Result<u32, TpmError> {
         match &self.machine_key {
             Some((public, handle)) if public == blob.public() => return Ok(*handle),
-            Some((_, handle)) => {
-                self.commands.flush(*handle)?;
-                self.machine_key = None;
-            }
-            None => {}
+            Some(_) | None => self.unload_machine_key()?,
         }
         let handle = self.below_storage_root(|commands, parent| {
             commands.load(parent, blob.private(), blob.public()).map_err(|error| match error {

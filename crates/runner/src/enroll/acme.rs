@@ -4,9 +4,10 @@
 
 use std::time::Duration;
 
+use countersign_proto::acme::{
+    MacKey, TpmStatement, attestation_digest, key_authorization, sign_binding, sign_request,
+};
 use countersign_proto::b64;
-use countersign_proto::cbor::Item;
-use countersign_proto::digest::Sha256Digest;
 use countersign_proto::jose::{JwsSigner as _, SoftwareP256};
 use http::{HeaderMap, Method, header};
 use serde::Deserialize;
@@ -109,14 +110,10 @@ impl<'s> AcmeClient<'s> {
 
     /// The account's public key, authenticated with the key that the attestation CA gave this machine.
     fn external_binding(&self, binding: &AccountBinding, url: &str) -> Result<Value, ControlPlaneError> {
-        let secret = b64::url_decode(binding.key.expose())
-            .map(Zeroizing::new)
-            .map_err(|error| ControlPlaneError::Key(error.to_string()))?;
-        let protected = b64::url_encode(json!({ "alg": "HS256", "kid": binding.kid, "url": url }).to_string().as_bytes());
-        let payload = b64::url_encode(&self.key.public_jwk().to_value().to_jcs());
-        let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &secret);
-        let tag = aws_lc_rs::hmac::sign(&key, format!("{protected}.{payload}").as_bytes());
-        Ok(json!({ "protected": protected, "payload": payload, "signature": b64::url_encode(tag.as_ref()) }))
+        let secret = b64::url_decode(binding.key.expose()).ok().and_then(MacKey::new);
+        let secret = secret.ok_or_else(|| ControlPlaneError::Key("the account binding is no key".to_owned()))?;
+        let signed = sign_binding(&binding.kid, &secret, &self.key.public_jwk(), url);
+        serde_json::from_slice(&signed.to_jcs()).map_err(|error| ControlPlaneError::Key(error.to_string()))
     }
 
     /// An order for this machine, from the first request to the certificate chain in PEM.
@@ -134,7 +131,10 @@ impl<'s> AcmeClient<'s> {
         for authorization in &order.authorizations {
             self.satisfy(authorization, machine, key).await?;
         }
-        let request = rcgen::CertificateParams::default().serialize_request(key).map_err(|_| {
+        // Who the machine is, the order says; the request carries the key and nothing else.
+        let mut request = rcgen::CertificateParams::default();
+        request.distinguished_name = rcgen::DistinguishedName::new();
+        let request = request.serialize_request(key).map_err(|_| {
             ControlPlaneError::Tpm(crate::tpm::TpmError::Malformed { command: "TPM2_Sign", what: "no certificate request" })
         });
         let csr = json!({ "csr": b64::url_encode(request?.der()) });
@@ -159,7 +159,7 @@ impl<'s> AcmeClient<'s> {
         let challenge = authorization.challenges.iter().find(|challenge| challenge.kind == "device-attest-01");
         let challenge = challenge.ok_or_else(|| self.server.protocol(step, "no device-attest-01 challenge"))?;
         let statement = self.attestation(&challenge.token, machine, key).await?;
-        self.post(step, &challenge.url, Some(&json!({ "attObj": b64::url_encode(&statement) }))).await?;
+        self.post(step, &challenge.url, Some(&json!({ "attObj": b64::url_encode(&statement.to_bytes()) }))).await?;
         for _ in 0..MAX_POLLS {
             let reply = self.post(step, url, None).await?;
             let authorization: Authorization = self.server.read(step, &reply)?;
@@ -179,28 +179,25 @@ impl<'s> AcmeClient<'s> {
         token: &str,
         machine: &EnrolledMachine,
         key: &MachineKey,
-    ) -> Result<Vec<u8>, ControlPlaneError> {
-        let authorization = format!("{token}.{}", self.key.public_jwk().thumbprint());
-        let digest = Sha256Digest::of(authorization.as_bytes());
+    ) -> Result<TpmStatement, ControlPlaneError> {
+        let digest = attestation_digest(&key_authorization(token, &self.key.public_jwk()));
         let certified: Attested = {
             let key = key.clone();
             key.tpm().clone().run(move |tpm| tpm.certify(&key, digest.as_bytes())).await?
         };
-        let chain = machine
+        let x5c = machine
             .ak_certificates
             .iter()
-            .map(|text| b64::url_decode(text).map(Item::Bytes))
+            .map(|text| b64::url_decode(text))
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| ControlPlaneError::Key(error.to_string()))?;
-        let statement = Item::map([
-            ("ver", Item::Text("2.0".to_owned())),
-            ("alg", Item::Neg(COSE_ES256)),
-            ("x5c", Item::Array(chain)),
-            ("sig", Item::Bytes(certified.signature)),
-            ("certInfo", Item::Bytes(certified.attest)),
-            ("pubArea", Item::Bytes(key.public().to_vec())),
-        ]);
-        Ok(Item::map([("fmt", Item::Text("tpm".to_owned())), ("attStmt", statement)]).to_bytes())
+        Ok(TpmStatement {
+            alg: COSE_ES256,
+            x5c,
+            sig: certified.signature,
+            cert_info: certified.attest,
+            pub_area: key.public().to_vec(),
+        })
     }
 
     async fn await_certificate(&mut self, order_url: &str) -> Result<String, ControlPlaneError> {
@@ -228,7 +225,8 @@ impl<'s> AcmeClient<'s> {
         let mut retries = 0;
         loop {
             let nonce = self.fresh_nonce(step).await?;
-            let body = self.sign(url, &nonce, payload)?;
+            let payload = payload.map_or_else(Vec::new, |value| value.to_string().into_bytes());
+            let body = sign_request(&self.key, self.account_url.as_deref(), &nonce, url, &payload)?;
             let reply = self.server.send(step, Method::POST, &path, "application/jose+json", body).await?;
             self.nonce = replay_nonce(&reply.headers);
             if reply.status.is_success() {
@@ -248,23 +246,6 @@ impl<'s> AcmeClient<'s> {
         let path = self.server.path_of(step, &self.directory.new_nonce)?;
         let reply = self.server.send(step, Method::HEAD, path, "", Vec::new()).await?;
         replay_nonce(&reply.headers).ok_or_else(|| self.server.protocol(step, "no Replay-Nonce"))
-    }
-
-    /// Flattened JWS (RFC 8555 §6.2): with the key itself until there is an account, then with its URL.
-    fn sign(&self, url: &str, nonce: &str, payload: Option<&Value>) -> Result<Vec<u8>, ControlPlaneError> {
-        let mut protected = json!({ "alg": "ES256", "nonce": nonce, "url": url });
-        match &self.account_url {
-            Some(account) => protected["kid"] = account.as_str().into(),
-            None => {
-                protected["jwk"] = serde_json::from_slice(&self.key.public_jwk().to_value().to_jcs())
-                    .map_err(|error| ControlPlaneError::Key(error.to_string()))?;
-            }
-        }
-        let protected = b64::url_encode(protected.to_string().as_bytes());
-        let payload = payload.map_or_else(String::new, |value| b64::url_encode(value.to_string().as_bytes()));
-        let signature = self.key.sign(format!("{protected}.{payload}").as_bytes())?;
-        let signature = b64::url_encode(&signature);
-        Ok(json!({ "protected": protected, "payload": payload, "signature": signature }).to_string().into_bytes())
     }
 }
 

@@ -65,6 +65,8 @@ fn a_machine_key_is_certified_signs_and_occupies_no_slot_too_many() {
         machine.tpm.quote(&[round; 32]).unwrap();
     }
     assert_eq!(machine.tpm.loaded_objects().unwrap(), 2);
+    machine.tpm.create_machine_key().unwrap();
+    key.sign_fixed(b"message").unwrap();
 }
 
 #[test]
