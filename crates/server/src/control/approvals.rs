@@ -204,6 +204,15 @@ impl ServerControl {
         Ok(handle(plane, &approval.question))
     }
 
+    /// Where a person answers an approval, while anybody can.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn approval_handle(&self, id: &ApprovalId) -> Result<Option<ApprovalHandle>, ControlError> {
+        let stored = self.plane.store.load::<ApprovalRow>(id.as_str()).await?;
+        Ok(stored.map(|stored| handle(&self.plane, &stored.value.0.question)))
+    }
+
     /// Waits for the answer (as long as the configuration says) and spends a yes on exactly this call.
     ///
     /// # Errors

@@ -99,7 +99,7 @@ impl Harness {
         let log = Log::open(
             &dir.path().join("log"),
             Origin::parse("log.test/server").unwrap(),
-            LogKey::from_seed(&[9; 32]),
+            LogKey::from_seed(&[9; 32]).unwrap(),
             LogLimits::default(),
             Arc::new(clock.clone()),
         )
@@ -135,8 +135,7 @@ impl Harness {
     pub async fn restart(self) -> Self {
         let Self { server, clock, log, dir } = self;
         server.shutdown().await;
-        log.shutdown().await;
-        drop(log);
+        log.shutdown().await.unwrap();
         Self::open(dir, clock, |_| {}).await
     }
 
@@ -215,12 +214,25 @@ impl Harness {
     }
 
     /// Every record of the log so far, in order.
-    pub fn records(&self) -> Vec<serde_json::Value> {
-        self.log.entries_from(0).map(|(_, bytes)| serde_json::from_slice(&bytes).unwrap()).collect()
+    pub async fn records(&self) -> Vec<serde_json::Value> {
+        self.log.flush().await.unwrap();
+        self.log.entries_from(0).map(|entry| serde_json::from_slice(&entry.unwrap().1).unwrap()).collect()
     }
 
     /// Records of one kind.
-    pub fn records_of(&self, kind: &str) -> Vec<serde_json::Value> {
-        self.records().into_iter().filter(|record| record["kind"] == kind).collect()
+    pub async fn records_of(&self, kind: &str) -> Vec<serde_json::Value> {
+        self.records().await.into_iter().filter(|record| record["kind"] == kind).collect()
+    }
+
+    /// How many refusals with this code are recorded.
+    pub async fn refusals(&self, code: &str) -> usize {
+        self.records_of("denial").await.iter().filter(|record| record["code"] == code).count()
+    }
+
+    /// The newest snapshot's body.
+    pub fn snapshot(&self) -> countersign_proto::snapshot::SnapshotBody {
+        let signed = self.server.control.snapshots().borrow().clone().unwrap();
+        let key = self.server.control.snapshot_key();
+        countersign_proto::snapshot::open(&signed, &key, ISSUER, self.clock.now(), 0).unwrap()
     }
 }

@@ -185,7 +185,7 @@ impl SoftTpm {
     }
 
     pub fn pcr_values(&self) -> Value {
-        self.pcrs.iter().map(|(pcr, value)| (pcr.to_string(), b64::url_encode(value).into())).collect()
+        self.pcrs.iter().map(|(pcr, value)| (pcr.to_string(), Value::from(b64::url_encode(value)))).collect()
     }
 
     /// Both steps.
