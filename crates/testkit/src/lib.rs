@@ -5,6 +5,7 @@
 pub mod ambient;
 pub mod browser;
 pub mod drill;
+pub mod fuzz;
 pub mod insider;
 pub mod process;
 pub mod story;
