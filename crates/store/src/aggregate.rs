@@ -168,7 +168,6 @@ impl Store {
     }
 
     /// Starts a transaction. Nothing happens before [`Tx::commit`].
-    #[must_use]
     pub fn transaction(&self) -> Tx {
         Tx { backend: Arc::clone(&self.0), ops: Vec::new(), failed: None }
     }

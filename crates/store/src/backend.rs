@@ -17,6 +17,8 @@ pub const MAX_KEY_BYTES: usize = 1024;
 pub const MAX_BODY_BYTES: usize = 1 << 20;
 /// Most operations in one transaction.
 pub const MAX_OPS: usize = 4096;
+/// Most ids one [`Backend::find`] answers. More are refused, never cut off: who looks for all must not miss one.
+pub const MAX_FOUND: usize = 100_000;
 /// Most rows one [`Backend::list`] answers.
 pub const MAX_PAGE: usize = 1000;
 
@@ -222,7 +224,8 @@ pub trait Backend: Send + Sync {
         page: &'a Page,
     ) -> BoxFuture<'a, Result<Vec<(String, Row)>, StoreError>>;
 
-    /// Ids of the rows of `kind` with `(index, value)`, plain or unique, in byte order; at most [`MAX_PAGE`].
+    /// Ids of the rows of `kind` with `(index, value)`, plain or unique, in byte order: all of them, or
+    /// [`StoreError::TooLarge`] beyond [`MAX_FOUND`].
     fn find<'a>(
         &'a self,
         kind: &'a str,

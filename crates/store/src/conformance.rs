@@ -227,6 +227,10 @@ async fn lists_are_paged_in_order(backend: Arc<dyn Backend>) {
     assert_eq!(seen, all, "every row once, in order");
     let greedy = b.list("k", &Page { after: None, limit: usize::MAX }).await.expect("a read works");
     assert_eq!(greedy.len(), MAX_PAGE, "a page has a limit");
+    let ops =
+        (0..total).map(|number| with_keys(insert("m", &format!("{number:05}"), b"x"), &[("n", "v")], &[]));
+    check(b, "many rows under one index value", ops.collect(), Ok(())).await;
+    assert_eq!(b.find("m", "n", "v").await, Ok(all), "a find misses none");
 }
 
 async fn limits_are_refused(backend: Arc<dyn Backend>) {

@@ -5,7 +5,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::store_error;
-use crate::backend::{ConsumeKind, MAX_PAGE, Op, Page, Row, StoreError};
+use crate::backend::{ConsumeKind, MAX_FOUND, MAX_PAGE, Op, Page, Row, StoreError};
 use crate::seal::{Sealed, Sealer};
 
 /// Name in `meta`: single-use names with `keep_until` before this instant may have been forgotten.
@@ -264,7 +264,7 @@ pub fn find(
     index: &str,
     value: &str,
 ) -> Result<Vec<String>, StoreError> {
-    let limit = i64::try_from(MAX_PAGE).unwrap_or(0);
+    let limit = i64::try_from(MAX_FOUND + 1).unwrap_or(0);
     let mut statement = connection
         .prepare_cached(
             "SELECT kind, id, name, value, uniq, seal FROM keys
@@ -279,6 +279,9 @@ pub fn find(
             return Err(StoreError::Corrupt(format!("a seal is broken in index {index} of {kind}")));
         }
         found.push(row.get(1).map_err(|error| store_error(&error))?);
+    }
+    if found.len() > MAX_FOUND {
+        return Err(StoreError::TooLarge("rows under one index value"));
     }
     Ok(found)
 }
