@@ -36,7 +36,9 @@ pub enum ControlPlaneError {
         description: String,
     },
     /// The control plane said something else than its protocol allows.
-    #[error("the control plane answered {step} with {what}; is {server} a countersign server of this version?")]
+    #[error(
+        "the control plane answered {step} with {what}; is {server} a countersign server of this version?"
+    )]
     Protocol {
         /// What was asked for.
         step: &'static str,
@@ -60,7 +62,9 @@ fn describe(description: &str) -> String {
 /// What a person can do about the refusals they meet.
 fn advice(code: &str) -> &'static str {
     match code {
-        "invalid_enrollment_token" => "the token is unknown, used or expired; ask an administrator for a new one",
+        "invalid_enrollment_token" => {
+            "the token is unknown, used or expired; ask an administrator for a new one"
+        }
         "endorsement_untrusted" => {
             "nobody vouches for this TPM; an administrator can add its manufacturer's roots or allow-list its endorsement key"
         }
@@ -70,17 +74,25 @@ fn advice(code: &str) -> &'static str {
         "machine_exists" => "this TPM is enrolled already; an administrator must revoke that machine first",
         "machine_revoked" => "an administrator revoked this machine",
         "audit_unavailable" => "the audit log cannot be written, so nothing is granted; try again later",
-        "machine_certificate_required" => "this machine's certificate was not accepted; enroll this machine again",
+        "machine_certificate_required" => {
+            "this machine's certificate was not accepted; enroll this machine again"
+        }
         "invalid_client" | "unauthorized_client" => {
             "the agent is unknown, suspended or may not run on this machine; check it with `countersign agent list`"
         }
-        "invalid_client_attestation" => "the statement about this machine was not accepted; check the clocks of both sides",
-        "use_fresh_attestation" => "the statement about this machine is too old even when new; check the clocks of both sides",
+        "invalid_client_attestation" => {
+            "the statement about this machine was not accepted; check the clocks of both sides"
+        }
+        "use_fresh_attestation" => {
+            "the statement about this machine is too old even when new; check the clocks of both sides"
+        }
         "invalid_authorization_details" => {
             "the agent has no (or more than one) active task for this; name one with --task, or ask for one"
         }
         "invalid_target" => "the control plane knows no such tool server",
-        "urn:ietf:params:acme:error:badAttestationStatement" => "the attestation of the machine key was not accepted",
+        "urn:ietf:params:acme:error:badAttestationStatement" => {
+            "the attestation of the machine key was not accepted"
+        }
         _ => "see the control plane's log",
     }
 }
@@ -163,7 +175,11 @@ impl ControlPlane {
         Err(self.refusal(step, &reply))
     }
 
-    pub(crate) fn read<T: serde::de::DeserializeOwned>(&self, step: &'static str, reply: &Reply) -> Result<T, ControlPlaneError> {
+    pub(crate) fn read<T: serde::de::DeserializeOwned>(
+        &self,
+        step: &'static str,
+        reply: &Reply,
+    ) -> Result<T, ControlPlaneError> {
         countersign_proto::json::typed(&reply.body, &countersign_proto::json::Limits::DEFAULT)
             .map_err(|error| self.protocol(step, error.to_string()))
     }

@@ -70,7 +70,9 @@ pub struct Enrollment {
 #[derive(Debug, thiserror::Error)]
 pub enum EnrollError {
     /// There is an identity already.
-    #[error("this machine is already enrolled as {0}; remove its state folder first if it should become another machine")]
+    #[error(
+        "this machine is already enrolled as {0}; remove its state folder first if it should become another machine"
+    )]
     AlreadyEnrolled(String),
     /// The conversation with the control plane, or what it needs.
     #[error(transparent)]
@@ -179,7 +181,6 @@ async fn obtain_certificate(
     state.save_certificate(&chain)?;
     Ok(chain)
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -297,8 +297,11 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, shared: Arc<Shared>
                 exporter: tls.export_keying_material([0; 32], channel::EXPORTER_LABEL, None).unwrap(),
                 proven: Mutex::default(),
             });
-            let handle = service_fn(move |request| handle(Arc::clone(&shared), Arc::clone(&connection), request));
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), handle).await;
+            let handle =
+                service_fn(move |request| handle(Arc::clone(&shared), Arc::clone(&connection), request));
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), handle)
+                .await;
         });
     }
 }
@@ -317,7 +320,11 @@ pub fn reply(status: u16, body: &Value) -> Reply {
     Response::builder().status(status).header("content-type", "application/json").body(body).unwrap()
 }
 
-async fn handle(shared: Arc<Shared>, connection: Arc<Accepted>, request: Request<Incoming>) -> std::io::Result<Reply> {
+async fn handle(
+    shared: Arc<Shared>,
+    connection: Arc<Accepted>,
+    request: Request<Incoming>,
+) -> std::io::Result<Reply> {
     let (head, body) = request.into_parts();
     let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
     let path = head.uri.path().to_owned();
@@ -342,7 +349,8 @@ async fn handle(shared: Arc<Shared>, connection: Arc<Accepted>, request: Request
     match mood.unwrap_or_else(|| Mood::Result(json!({"jsonrpc": "2.0", "id": 1, "result": {}}))) {
         Mood::Result(value) => {
             let mut reply = reply(200, &value);
-            for (name, value) in [("mcp-session-id", "s-1"), ("set-cookie", "a=b"), ("server", "secret/1.0")] {
+            for (name, value) in [("mcp-session-id", "s-1"), ("set-cookie", "a=b"), ("server", "secret/1.0")]
+            {
                 reply.headers_mut().insert(name, value.parse().unwrap());
             }
             Ok(reply)
@@ -417,10 +425,20 @@ fn agent_proof(
         (None, None) => (connection.proven.lock().ok_or("no proof")?, "channel"),
         (Some(_), Some(_)) => return Err("two proofs".to_owned()),
     };
-    if thumbprint.0.to_string() == bound_to { Ok(thumbprint.1.to_owned()) } else { Err("other key".to_owned()) }
+    if thumbprint.0.to_string() == bound_to {
+        Ok(thumbprint.1.to_owned())
+    } else {
+        Err("other key".to_owned())
+    }
 }
 
-fn control_plane(shared: &Shared, connection: &Accepted, path: &str, headers: &HeaderMap, body: &[u8]) -> Reply {
+fn control_plane(
+    shared: &Shared,
+    connection: &Accepted,
+    path: &str,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Reply {
     let origin = shared.origin();
     match path {
         "/.well-known/oauth-authorization-server" => reply(
@@ -501,7 +519,8 @@ fn token(shared: &Shared, headers: &HeaderMap, body: &[u8]) -> Reply {
         AttestationExpectation { attester: &origin, keys: &keys, now: shared.now(), max_age_secs: 300 };
     let attestation = verify_attestation(text("oauth-client-attestation"), &expectation).unwrap();
     let statement = attestation.machine().reference.clone();
-    let client = verify_pop(text("oauth-client-attestation-pop"), attestation, &origin, shared.now()).unwrap();
+    let client =
+        verify_pop(text("oauth-client-attestation-pop"), attestation, &origin, shared.now()).unwrap();
     let mut challenges = shared.challenges.lock();
     let Some(position) = challenges.iter().position(|challenge| challenge == client.challenge()) else {
         return reply(400, &json!({"error": "use_attestation_challenge"}));

@@ -60,7 +60,9 @@ pub enum HttpError {
         source: std::io::Error,
     },
     /// TLS.
-    #[error("no trusted connection to {origin}: {why}; check the CA file, the host name and this machine's certificate")]
+    #[error(
+        "no trusted connection to {origin}: {why}; check the CA file, the host name and this machine's certificate"
+    )]
     Tls {
         /// Whom.
         origin: String,
@@ -100,7 +102,10 @@ impl Origin {
         let wrong = || HttpError::Url(url.to_owned());
         let uri: Uri = url.parse().map_err(|_| wrong())?;
         let authority = uri.authority().ok_or_else(wrong)?;
-        if uri.scheme_str() != Some("https") || authority.as_str().contains('@') || authority.host().is_empty() {
+        if uri.scheme_str() != Some("https")
+            || authority.as_str().contains('@')
+            || authority.host().is_empty()
+        {
             return Err(wrong());
         }
         let port = authority.port_u16().unwrap_or(443);
@@ -288,8 +293,7 @@ impl Client {
             .map_err(|source| HttpError::Connect { origin: origin.to_string(), source })?;
         let _ = tcp.set_nodelay(true);
         let name = ServerName::try_from(host.to_owned()).map_err(|error| tls_error(error.to_string()))?;
-        let stream =
-            self.inner.tls.connect(name, tcp).await.map_err(|error| tls_error(error.to_string()))?;
+        let stream = self.inner.tls.connect(name, tcp).await.map_err(|error| tls_error(error.to_string()))?;
         let exporter = stream
             .get_ref()
             .1
@@ -385,4 +389,3 @@ async fn whole(origin: &Origin, response: Response<ReplyBody>) -> Result<Reply, 
     })?;
     Ok(Reply { status: head.status, headers: head.headers, body: body.to_bytes() })
 }
-

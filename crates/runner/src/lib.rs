@@ -13,8 +13,8 @@ pub mod state;
 pub mod tpm;
 
 #[cfg(test)]
+mod fake;
+#[cfg(test)]
 #[path = "../../testkit/src/swtpm.rs"]
 #[allow(dead_code, missing_docs, reason = "shared with the tests of other crates")]
 mod swtpm;
-#[cfg(test)]
-mod fake;

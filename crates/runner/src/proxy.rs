@@ -81,7 +81,11 @@ impl Proxy {
     ///
     /// # Errors
     /// If no port can be bound.
-    pub async fn start(session: Arc<Session>, config: ProxyConfig, rng: &dyn Entropy) -> std::io::Result<Self> {
+    pub async fn start(
+        session: Arc<Session>,
+        config: ProxyConfig,
+        rng: &dyn Entropy,
+    ) -> std::io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let secret = random_id(rng, "");
@@ -169,13 +173,24 @@ async fn answer(service: &Service, same_user: bool, request: Request<Incoming>) 
     let body = match Limited::new(body, MAX_REQUEST_BYTES).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => {
-            return reply::error(http::StatusCode::PAYLOAD_TOO_LARGE, &Bytes::new(), "http.too_large", "the request is too large");
+            return reply::error(
+                http::StatusCode::PAYLOAD_TOO_LARGE,
+                &Bytes::new(),
+                "http.too_large",
+                "the request is too large",
+            );
         }
-        Err(_) => return reply::error(http::StatusCode::BAD_REQUEST, &Bytes::new(), "rpc.malformed", "the request broke off"),
+        Err(_) => {
+            return reply::error(
+                http::StatusCode::BAD_REQUEST,
+                &Bytes::new(),
+                "rpc.malformed",
+                "the request broke off",
+            );
+        }
     };
     service.forwarder.forward(&upstream, &head, body).await
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -151,7 +151,10 @@ impl StateDir {
     /// [`StateError::Unsafe`] for a symbolic link, a foreign owner, access for others, or a parent in which others could
     /// swap the folder.
     pub fn open(path: &Path) -> Result<Self, StateError> {
-        let io = |error: rustix::io::Errno| StateError::Io { path: path.display().to_string(), source: error.into() };
+        let io = |error: rustix::io::Errno| StateError::Io {
+            path: path.display().to_string(),
+            source: error.into(),
+        };
         let unsafe_because = |why| StateError::Unsafe { path: path.display().to_string(), why };
         let parent = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -210,7 +213,8 @@ impl StateDir {
     /// # Errors
     /// [`StateError`].
     pub fn save_machine(&self, machine: &EnrolledMachine) -> Result<(), StateError> {
-        let bytes = serde_json::to_vec_pretty(machine).map_err(|error| self.damaged(IDENTITY, &error.to_string()))?;
+        let bytes =
+            serde_json::to_vec_pretty(machine).map_err(|error| self.damaged(IDENTITY, &error.to_string()))?;
         self.write(IDENTITY, &Zeroizing::new(bytes))
     }
 
@@ -220,7 +224,9 @@ impl StateDir {
     /// [`StateError::NotEnrolled`] if there is none.
     pub fn certificate(&self) -> Result<Vec<u8>, StateError> {
         let bytes = self.read(CERTIFICATE)?;
-        bytes.map(|bytes| bytes.to_vec()).ok_or_else(|| StateError::NotEnrolled(self.path.display().to_string()))
+        bytes
+            .map(|bytes| bytes.to_vec())
+            .ok_or_else(|| StateError::NotEnrolled(self.path.display().to_string()))
     }
 
     /// Keeps the machine's certificate chain in PEM.

@@ -45,7 +45,9 @@ pub enum TpmError {
         source: std::io::Error,
     },
     /// It did not answer within the limit.
-    #[error("the TPM did not answer in time; another program may be holding it; try again, nothing was signed")]
+    #[error(
+        "the TPM did not answer in time; another program may be holding it; try again, nothing was signed"
+    )]
     Busy,
     /// It answered with an error.
     #[error("the TPM refused {command} with {code:#05x}{}", hint(*code))]
@@ -67,7 +69,9 @@ pub enum TpmError {
     #[error("the TPM returned a structure that is not acceptable")]
     Structure(#[from] structures::TpmError),
     /// The key in the state directory was made by another TPM, or was changed.
-    #[error("the machine key does not belong to this TPM; the state directory was copied or the TPM was cleared; enroll this machine again")]
+    #[error(
+        "the machine key does not belong to this TPM; the state directory was copied or the TPM was cleared; enroll this machine again"
+    )]
     ForeignKey,
 }
 
@@ -80,7 +84,9 @@ impl TpmError {
 /// What to do about the response codes that people meet.
 fn hint(code: u32) -> &'static str {
     match code {
-        0x921 => ": it is in dictionary-attack lockout; wait, or clear the lockout with tpm2_dictionarylockout",
+        0x921 => {
+            ": it is in dictionary-attack lockout; wait, or clear the lockout with tpm2_dictionarylockout"
+        }
         0x902 | 0x903 => ": it has no free object slot; use /dev/tpmrm0, which shares them",
         0x9A2 | 0x98E => {
             ": an authorization is wrong; the owner or endorsement hierarchy has a password, which is not supported"
@@ -140,7 +146,12 @@ impl Tpm {
     /// # Errors
     /// [`TpmError`] if there is none or it does not answer.
     pub fn open(location: TpmLocation) -> Result<Self, TpmError> {
-        let turn = Turn { commands: Commands::new(location), loaded_in: 0, attestation_key: None, machine_key: None };
+        let turn = Turn {
+            commands: Commands::new(location),
+            loaded_in: 0,
+            attestation_key: None,
+            machine_key: None,
+        };
         let tpm = Self { turn: Arc::new(Mutex::new(turn)) };
         tpm.random(1)?;
         Ok(tpm)
@@ -227,7 +238,11 @@ impl Tpm {
     ///
     /// # Errors
     /// [`TpmError::Refused`] if the credential was made for another key or another TPM.
-    pub fn activate_credential(&self, id_object: &[u8], encrypted_secret: &[u8]) -> Result<Vec<u8>, TpmError> {
+    pub fn activate_credential(
+        &self,
+        id_object: &[u8],
+        encrypted_secret: &[u8],
+    ) -> Result<Vec<u8>, TpmError> {
         let mut turn = self.turn()?;
         let key = turn.attestation_key()?;
         let (endorsement_key, _) =
@@ -358,7 +373,9 @@ impl Turn {
         let handle = self.below_storage_root(|commands, parent| {
             commands.load(parent, blob.private(), blob.public()).map_err(|error| match error {
                 // TPM_RC_INTEGRITY, _BINDING, _SIZE, _VALUE of a parameter: not our blob.
-                TpmError::Refused { code: 0x1DF | 0x2DF | 0x1E5 | 0x2E5 | 0x1D5 | 0x1C4, .. } => TpmError::ForeignKey,
+                TpmError::Refused { code: 0x1DF | 0x2DF | 0x1E5 | 0x2E5 | 0x1D5 | 0x1C4, .. } => {
+                    TpmError::ForeignKey
+                }
                 other => other,
             })
         })?;

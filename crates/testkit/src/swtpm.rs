@@ -55,7 +55,8 @@ impl SimulatedTpm {
             .stdin(Stdio::null())
             .output()?;
         if !made.status.success() {
-            let said = String::from_utf8_lossy(&made.stdout).into_owned() + &String::from_utf8_lossy(&made.stderr);
+            let said =
+                String::from_utf8_lossy(&made.stdout).into_owned() + &String::from_utf8_lossy(&made.stderr);
             return Err(io::Error::other(format!("swtpm_setup failed: {said}")));
         }
         Self::power_on(dir, ca)

@@ -83,18 +83,25 @@ pub struct AcmeClient<'s> {
 
 impl<'s> AcmeClient<'s> {
     /// Reads the directory; the account is the one of the state directory.
-    pub async fn open(server: &'s ControlPlane, machine: &EnrolledMachine) -> Result<Self, ControlPlaneError> {
+    pub async fn open(
+        server: &'s ControlPlane,
+        machine: &EnrolledMachine,
+    ) -> Result<Self, ControlPlaneError> {
         let step = "the ACME directory";
         let directory = server.fetch(step, "/acme/directory").await?;
         let pkcs8 = b64::url_decode(machine.account_key.expose())
             .map(Zeroizing::new)
             .map_err(|error| ControlPlaneError::Key(error.to_string()))?;
-        let key = SoftwareP256::from_pkcs8(&pkcs8).map_err(|error| ControlPlaneError::Key(error.to_string()))?;
+        let key =
+            SoftwareP256::from_pkcs8(&pkcs8).map_err(|error| ControlPlaneError::Key(error.to_string()))?;
         Ok(Self { server, directory, key, account_url: machine.account_url.clone(), nonce: None })
     }
 
     /// `newAccount` with external account binding (RFC 8555 §7.3.4). Answers the account's URL.
-    pub async fn create_account(&mut self, binding: Option<&AccountBinding>) -> Result<String, ControlPlaneError> {
+    pub async fn create_account(
+        &mut self,
+        binding: Option<&AccountBinding>,
+    ) -> Result<String, ControlPlaneError> {
         let step = "the ACME account";
         let url = self.directory.new_account.clone();
         let mut payload = json!({ "termsOfServiceAgreed": true });
@@ -111,7 +118,8 @@ impl<'s> AcmeClient<'s> {
     /// The account's public key, authenticated with the key that the attestation CA gave this machine.
     fn external_binding(&self, binding: &AccountBinding, url: &str) -> Result<Value, ControlPlaneError> {
         let secret = b64::url_decode(binding.key.expose()).ok().and_then(MacKey::new);
-        let secret = secret.ok_or_else(|| ControlPlaneError::Key("the account binding is no key".to_owned()))?;
+        let secret =
+            secret.ok_or_else(|| ControlPlaneError::Key("the account binding is no key".to_owned()))?;
         let signed = sign_binding(&binding.kid, &secret, &self.key.public_jwk(), url);
         serde_json::from_slice(&signed.to_jcs()).map_err(|error| ControlPlaneError::Key(error.to_string()))
     }
@@ -135,7 +143,10 @@ impl<'s> AcmeClient<'s> {
         let mut request = rcgen::CertificateParams::default();
         request.distinguished_name = rcgen::DistinguishedName::new();
         let request = request.serialize_request(key).map_err(|_| {
-            ControlPlaneError::Tpm(crate::tpm::TpmError::Malformed { command: "TPM2_Sign", what: "no certificate request" })
+            ControlPlaneError::Tpm(crate::tpm::TpmError::Malformed {
+                command: "TPM2_Sign",
+                what: "no certificate request",
+            })
         });
         let csr = json!({ "csr": b64::url_encode(request?.der()) });
         self.post("the certificate request", &order.finalize, Some(&csr)).await?;
@@ -156,17 +167,22 @@ impl<'s> AcmeClient<'s> {
         if authorization.status == "valid" {
             return Ok(());
         }
-        let challenge = authorization.challenges.iter().find(|challenge| challenge.kind == "device-attest-01");
-        let challenge = challenge.ok_or_else(|| self.server.protocol(step, "no device-attest-01 challenge"))?;
+        let challenge =
+            authorization.challenges.iter().find(|challenge| challenge.kind == "device-attest-01");
+        let challenge =
+            challenge.ok_or_else(|| self.server.protocol(step, "no device-attest-01 challenge"))?;
         let statement = self.attestation(&challenge.token, machine, key).await?;
-        self.post(step, &challenge.url, Some(&json!({ "attObj": b64::url_encode(&statement.to_bytes()) }))).await?;
+        self.post(step, &challenge.url, Some(&json!({ "attObj": b64::url_encode(&statement.to_bytes()) })))
+            .await?;
         for _ in 0..MAX_POLLS {
             let reply = self.post(step, url, None).await?;
             let authorization: Authorization = self.server.read(step, &reply)?;
             match authorization.status.as_str() {
                 "valid" => return Ok(()),
                 "pending" | "processing" => pause(&reply.headers).await,
-                _ => return Err(refused(step, authorization.challenges.into_iter().find_map(|one| one.error))),
+                _ => {
+                    return Err(refused(step, authorization.challenges.into_iter().find_map(|one| one.error)));
+                }
             }
         }
         Err(self.server.protocol(step, "no verdict in time"))
@@ -233,7 +249,11 @@ impl<'s> AcmeClient<'s> {
                 return Ok(reply);
             }
             match self.server.refusal(step, &reply) {
-                ControlPlaneError::Refused { code, .. } if code == BAD_NONCE && retries < MAX_NONCE_RETRIES => retries += 1,
+                ControlPlaneError::Refused { code, .. }
+                    if code == BAD_NONCE && retries < MAX_NONCE_RETRIES =>
+                {
+                    retries += 1
+                }
                 error => return Err(error),
             }
         }

@@ -84,7 +84,9 @@ pub async fn prove_machine(
         .await?;
     let mut body = quote_members(&quote);
     body.insert("secret".to_owned(), b64::url_encode(&secret).into());
-    server.post("the activated credential", &format!("/attest/v1/ak/{}", credential.session), &body.into()).await
+    server
+        .post("the activated credential", &format!("/attest/v1/ak/{}", credential.session), &body.into())
+        .await
 }
 
 /// `quote`, `signature`, `pcr_values` as the attestation endpoints take them.

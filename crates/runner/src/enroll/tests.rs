@@ -31,7 +31,10 @@ async fn a_wrong_token_leaves_nothing_behind_and_says_what_to_do() {
     let world = World::start().await;
     let config = world.enroll_config("guess");
     let refused = enroll(&config).await.unwrap_err().to_string();
-    assert!(refused.contains("invalid_enrollment_token") && refused.contains("ask an administrator"), "{refused}");
+    assert!(
+        refused.contains("invalid_enrollment_token") && refused.contains("ask an administrator"),
+        "{refused}"
+    );
     assert!(config.state.load_machine().unwrap().is_none());
     assert!(!refused.contains("guess") && !format!("{config:?}").contains("guess"));
 }

@@ -13,9 +13,9 @@ use countersign_proto::id::{MachineId, TrustDomain};
 use countersign_proto::jose::SoftwareP256;
 use countersign_proto::time::{Entropy as _, Timestamp};
 use countersign_proto::x509::parse_csr_der;
+use countersign_trust::Roots;
 use countersign_trust::acme::{Account, EabKey, Order};
 use countersign_trust::activation::{AkEvidence, PendingActivation, begin, check_ak};
-use countersign_trust::Roots;
 use countersign_trust::device_attest::{self, Expectation};
 use countersign_trust::endorsement::{EkAllowList, appraise_endorsement};
 use countersign_trust::issue::Issuer;
@@ -61,7 +61,8 @@ impl AttestationAuthority {
         let domain = TrustDomain::parse("td").unwrap();
         let start = Timestamp::from_unix_secs(1_700_000_000);
         let issuer =
-            Issuer::self_signed_root("fake", Some(&domain), &key, start, FOREVER_SECS, &SystemEntropy).unwrap();
+            Issuer::self_signed_root("fake", Some(&domain), &key, start, FOREVER_SECS, &SystemEntropy)
+                .unwrap();
         Self {
             endorsement_roots: Roots::from_der(roots.iter().map(Vec::as_slice)).unwrap(),
             ak_roots: Roots::from_der([issuer.certificate_der()]).unwrap(),
@@ -81,7 +82,9 @@ impl AttestationAuthority {
     }
 
     pub fn answer(&mut self, origin: &str, path: &str, body: &[u8], now: Timestamp) -> Reply {
-        if let Some((_, status, value)) = self.interruptions.pop_front_if(|(prefix, ..)| path.starts_with(*prefix)) {
+        if let Some((_, status, value)) =
+            self.interruptions.pop_front_if(|(prefix, ..)| path.starts_with(*prefix))
+        {
             return self.with_nonce(reply(status, &value));
         }
         let answer = match path {
@@ -111,11 +114,15 @@ impl AttestationAuthority {
         if self.token.is_none() || body["enrollment_token"].as_str() != self.token.as_deref() {
             return reply(401, &json!({"error": "invalid_enrollment_token", "error_description": "unknown"}));
         }
-        let certificates: Vec<_> =
-            body["ek_certificates"].as_array().unwrap().iter().map(|text| bytes(text)).collect();
+        let certificates: Vec<_> = body["ek_certificates"].as_array().unwrap().iter().map(bytes).collect();
         let listed = EkAllowList::default();
-        let endorsed =
-            appraise_endorsement(&certificates, &bytes(&body["ek_public"]), &self.endorsement_roots, &listed, now);
+        let endorsed = appraise_endorsement(
+            &certificates,
+            &bytes(&body["ek_public"]),
+            &self.endorsement_roots,
+            &listed,
+            now,
+        );
         let Ok(endorsed) = endorsed else { return reply(403, &json!({"error": "endorsement_untrusted"})) };
         let evidence = AkEvidence {
             public: &bytes(&body["ak_public"]),
@@ -137,7 +144,11 @@ impl AttestationAuthority {
         let body: Value = serde_json::from_slice(body).unwrap();
         let activated = self.pending.take().unwrap().confirm(&bytes(&body["secret"]), now).unwrap();
         let pcr_values = body["pcr_values"].as_object().unwrap().iter();
-        let pcr_values = pcr_values.map(|(pcr, value)| (pcr.parse().unwrap(), Sha256Digest::from_bytes(bytes(value).try_into().unwrap()))).collect();
+        let pcr_values = pcr_values
+            .map(|(pcr, value)| {
+                (pcr.parse().unwrap(), Sha256Digest::from_bytes(bytes(value).try_into().unwrap()))
+            })
+            .collect();
         let (attest, signature) = (bytes(&body["quote"]), bytes(&body["signature"]));
         let evidence = QuoteEvidence { attest: &attest, signature: &signature, pcr_values: &pcr_values };
         let pcrs = [0, 1, 2, 3, 4, 5, 6, 7];
@@ -146,8 +157,13 @@ impl AttestationAuthority {
         let id = MachineId::parse("m-1").unwrap();
         let permanent_identifier = PermanentIdentifier::parse("m-1").unwrap();
         let trust_domain = TrustDomain::parse("td").unwrap();
-        let enrollment =
-            Enrollment { id: id.clone(), trust_domain, permanent_identifier: permanent_identifier.clone(), reference, clock };
+        let enrollment = Enrollment {
+            id: id.clone(),
+            trust_domain,
+            permanent_identifier: permanent_identifier.clone(),
+            reference,
+            clock,
+        };
         let machine = Machine::enroll(enrollment, &activated, now);
         let certificate = self.issuer.issue_ak_certificate(&machine, now, 3600, &SystemEntropy).unwrap();
         self.machine = Some(machine);
@@ -174,9 +190,13 @@ impl AttestationAuthority {
             let request = signed.verify_embedded(&url)?;
             let account: NewAccount = read_payload(request.payload())?;
             account.binding()?.verify(&MacKey::new(MAC_KEY.to_vec()).unwrap(), request.key(), &url)?;
-            let (eab, account) = self.eab.take().unwrap().bind("a-1".to_owned(), request.key().clone(), now)?;
+            let (eab, account) =
+                self.eab.take().unwrap().bind("a-1".to_owned(), request.key().clone(), now)?;
             (self.eab, self.account) = (Some(eab), Some(account));
-            return Ok(located(reply(201, &json!({"status": "valid"})), &format!("{origin}/acme/account/a-1")));
+            return Ok(located(
+                reply(201, &json!({"status": "valid"})),
+                &format!("{origin}/acme/account/a-1"),
+            ));
         }
         let account = self.account.clone().unwrap();
         let request = signed.verify_account(&url, &account.key)?;
@@ -203,8 +223,10 @@ impl AttestationAuthority {
                 let csr = parse_csr_der(&b64::url_decode(&finalize.csr).unwrap()).unwrap();
                 let (order, issuance) = order.finalize(&csr, now).map_err(|refused| refused.problem)?;
                 let machine = self.machine.clone().unwrap();
-                let issued =
-                    self.issuer.issue_machine_certificate(issuance, &machine, now, 3600, &SystemEntropy).unwrap();
+                let issued = self
+                    .issuer
+                    .issue_machine_certificate(issuance, &machine, now, 3600, &SystemEntropy)
+                    .unwrap();
                 let chain = [issued.der, self.issuer.certificate_der().to_vec()];
                 let order = order.complete(issued.serial, &chain, now).unwrap();
                 let shown = serde_json::to_value(order.resource(origin));

@@ -38,12 +38,20 @@ impl Refusal {
     /// The answer: fixed, and the same for every path that is not ours.
     pub fn into_response(self) -> Response<AgentBody> {
         let (status, code, reason) = match self {
-            Self::Peer => (StatusCode::FORBIDDEN, "http.peer", "this endpoint belongs to another user's agent"),
-            Self::Host => (StatusCode::FORBIDDEN, "http.host", "this endpoint is reached as 127.0.0.1 or localhost only"),
+            Self::Peer => {
+                (StatusCode::FORBIDDEN, "http.peer", "this endpoint belongs to another user's agent")
+            }
+            Self::Host => (
+                StatusCode::FORBIDDEN,
+                "http.host",
+                "this endpoint is reached as 127.0.0.1 or localhost only",
+            ),
             Self::Origin => (StatusCode::FORBIDDEN, "http.origin", "web pages may not use this endpoint"),
             Self::Path => (StatusCode::NOT_FOUND, "http.path", "nothing is here"),
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "rpc.method", "use POST, GET or DELETE"),
-            Self::ContentType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "http.content_type", "send application/json"),
+            Self::ContentType => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "http.content_type", "send application/json")
+            }
         };
         reply::error(status, &bytes::Bytes::new(), code, reason)
     }
@@ -86,7 +94,8 @@ impl Door {
 
     fn upstream(&self, head: &Parts) -> Option<UpstreamId> {
         let (secret, upstream) = head.uri.path().strip_prefix("/mcp/")?.split_once('/')?;
-        let known = aws_lc_rs::constant_time::verify_slices_are_equal(secret.as_bytes(), self.secret.as_bytes());
+        let known =
+            aws_lc_rs::constant_time::verify_slices_are_equal(secret.as_bytes(), self.secret.as_bytes());
         let upstream = self.upstreams.iter().find(|candidate| candidate.as_str() == upstream)?;
         (known.is_ok() && head.uri.query().is_none()).then(|| upstream.clone())
     }

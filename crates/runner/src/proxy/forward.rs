@@ -86,7 +86,12 @@ struct Asked {
 }
 
 impl Forwarder {
-    pub fn new(session: Arc<Session>, proof: ProofKind, hold_limit: Duration, notices: Arc<dyn Notices>) -> Self {
+    pub fn new(
+        session: Arc<Session>,
+        proof: ProofKind,
+        hold_limit: Duration,
+        notices: Arc<dyn Notices>,
+    ) -> Self {
         let every_call = AtomicBool::new(proof == ProofKind::EveryCall);
         Self { session, every_call, gateway_nonce: parking_lot::Mutex::default(), hold_limit, notices }
     }
@@ -156,7 +161,11 @@ impl Forwarder {
     }
 
     /// Sends the call until the gateway has what it wants to see, or has asked too often.
-    async fn answer_challenges(&self, call: &Call<'_>, approval: Option<&str>) -> Result<Answer, ForwardError> {
+    async fn answer_challenges(
+        &self,
+        call: &Call<'_>,
+        approval: Option<&str>,
+    ) -> Result<Answer, ForwardError> {
         let mut token = self.session.token(call.upstream).await?;
         let mut every_call = self.every_call.load(Ordering::Relaxed);
         let mut challenges = 0;
@@ -224,7 +233,8 @@ impl Forwarder {
                 Err(_) => return Err(HttpError::TimedOut(gateway.to_string()).into()),
             }
         }
-        Err(HttpError::Broken { origin: gateway.to_string(), why: "it closes every connection".to_owned() }.into())
+        Err(HttpError::Broken { origin: gateway.to_string(), why: "it closes every connection".to_owned() }
+            .into())
     }
 
     /// Sorts the gateway's answer. Only refusals are read; everything else streams through.
@@ -333,7 +343,9 @@ fn is_web_url(url: &str) -> bool {
 /// What of the agent's headers reaches the gateway: content negotiation and MCP's own. No credential, no cookie, and
 /// nothing that we set ourselves.
 fn forwarded(headers: &HeaderMap) -> HeaderMap {
-    kept(headers, |name| matches!(name, "accept" | "content-type" | "last-event-id") || name.starts_with("mcp-"))
+    kept(headers, |name| {
+        matches!(name, "accept" | "content-type" | "last-event-id") || name.starts_with("mcp-")
+    })
 }
 
 /// What of the gateway's headers reaches the agent.

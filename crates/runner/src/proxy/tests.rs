@@ -40,7 +40,8 @@ async fn bench() -> Bench {
     bench_with(ProofKind::Channel, DEFAULT_HOLD_LIMIT).await
 }
 
-const CALL: &str = r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"echo","arguments":{}}}"#;
+const CALL: &str =
+    r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"echo","arguments":{}}}"#;
 
 impl Bench {
     fn request(&self) -> http::request::Builder {
@@ -89,19 +90,31 @@ async fn only_this_users_programs_that_know_the_path_and_speak_json_get_in() {
         }
         let (status, body) = bench.send(request).await;
         assert_eq!(status.as_u16(), expected, "{method} {path} {headers:?}");
-        assert_eq!(body["error"]["data"]["code"].as_str().unwrap_or_default(), code, "{method} {path} {headers:?}");
+        assert_eq!(
+            body["error"]["data"]["code"].as_str().unwrap_or_default(),
+            code,
+            "{method} {path} {headers:?}"
+        );
     };
     let json = ("content-type", "application/json");
     let localhost = format!("localhost:{port}");
     let origin = format!("http://localhost:{port}");
     check("POST", &path, &[("host", &host), json], 200, "").await;
-    check("POST", &path, &[("host", &localhost), ("content-type", "application/json; charset=utf-8")], 200, "").await;
+    check(
+        "POST",
+        &path,
+        &[("host", &localhost), ("content-type", "application/json; charset=utf-8")],
+        200,
+        "",
+    )
+    .await;
     check("POST", &path, &[("host", &host), ("origin", &origin), json], 200, "").await;
     let before = bench.seen().len();
     check("POST", &path, &[("host", "evil.example"), json], 403, "http.host").await;
     check("POST", &path, &[("host", "127.0.0.1"), json], 403, "http.host").await;
     check("POST", &path, &[("host", &host), ("host", "evil.example"), json], 403, "http.host").await;
-    check("POST", &path, &[("host", &host), ("origin", "http://evil.example"), json], 403, "http.origin").await;
+    check("POST", &path, &[("host", &host), ("origin", "http://evil.example"), json], 403, "http.origin")
+        .await;
     check("POST", &path, &[("host", &host), ("origin", "null"), json], 403, "http.origin").await;
     check("POST", &path, &[("host", &host), ("content-type", "text/plain")], 415, "http.content_type").await;
     check("POST", &path, &[("host", &host)], 415, "http.content_type").await;
@@ -153,7 +166,11 @@ async fn a_call_arrives_with_both_proofs_and_without_the_agents_own_credentials(
     let answer = ask(bench.proxy.address(), request.body(Full::from(CALL)).unwrap()).await;
     assert_eq!(answer.status(), StatusCode::OK);
     let back: BTreeMap<_, _> = answer.headers().keys().map(|name| (name.as_str(), ())).collect();
-    assert!(back.contains_key("mcp-session-id") && !back.contains_key("set-cookie") && !back.contains_key("server"));
+    assert!(
+        back.contains_key("mcp-session-id")
+            && !back.contains_key("set-cookie")
+            && !back.contains_key("server")
+    );
 
     let seen = &bench.seen()[0];
     assert!(seen.machine, "the machine certificate was shown");
@@ -280,12 +297,17 @@ async fn a_call_whose_fate_is_unknown_is_not_sent_again() {
 #[tokio::test]
 async fn streams_pass_through_and_sessions_can_be_opened_and_ended() {
     let bench = bench().await;
-    bench.world.shared.script.lock().push_back(Mood::Stream(vec!["data: 1\n\n", ": ping\n\n", "data: 2\n\n"]));
+    bench.world.shared.script.lock().push_back(Mood::Stream(vec![
+        "data: 1\n\n",
+        ": ping\n\n",
+        "data: 2\n\n",
+    ]));
     let answer = ask(bench.proxy.address(), bench.request().body(Full::from(CALL)).unwrap()).await;
     assert_eq!(answer.headers()["content-type"], "text/event-stream");
     assert_eq!(answer.body(), "data: 1\n\n: ping\n\ndata: 2\n\n");
     for method in ["GET", "DELETE"] {
-        let request = bench.request().method(method).header("mcp-session-id", "s-1").header("last-event-id", "9");
+        let request =
+            bench.request().method(method).header("mcp-session-id", "s-1").header("last-event-id", "9");
         let answer = ask(bench.proxy.address(), request.body(Full::default()).unwrap()).await;
         assert_eq!(answer.status(), StatusCode::OK);
         let seen = bench.seen();
@@ -301,7 +323,10 @@ async fn without_its_tpm_the_machine_cannot_renew_and_the_agent_is_told() {
     bench.world.simulated.power_off();
     bench.world.shared.clock.advance(400);
     let (status, body) = bench.call(vec![fine()]).await;
-    assert_eq!((status, &body["error"]["data"]["code"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("runner.credentials")));
+    assert_eq!(
+        (status, &body["error"]["data"]["code"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &json!("runner.credentials"))
+    );
     assert_eq!(bench.seen().len(), 1);
 }
 

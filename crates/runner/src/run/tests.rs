@@ -19,7 +19,10 @@ fn check(argument: &str, expected: Result<&str, &str>) {
 #[test]
 fn placeholders_become_urls_and_unknown_ones_are_errors() {
     check("--url={mcp:work}", Ok("--url=http://127.0.0.1:1/mcp/secret/work"));
-    check("{mcp:work},{mcp:git-hub}", Ok("http://127.0.0.1:1/mcp/secret/work,http://127.0.0.1:1/mcp/secret/git-hub"));
+    check(
+        "{mcp:work},{mcp:git-hub}",
+        Ok("http://127.0.0.1:1/mcp/secret/work,http://127.0.0.1:1/mcp/secret/git-hub"),
+    );
     check("plain {braces} and {mcp:work", Ok("plain {braces} and {mcp:work"));
     check("{mcp:other}", Err("{mcp:other}"));
     check("{mcp:}", Err("{mcp:}"));
@@ -61,7 +64,8 @@ async fn the_exit_code_is_the_childs() {
 async fn nothing_of_the_group_survives_not_even_what_ignores_being_asked() {
     let dir = tempfile::tempdir().unwrap();
     let pid = dir.path().join("pid");
-    let script = format!("(trap '' TERM; echo $$ > /dev/null; exec sleep 1000) & echo $! > {}; exit 5", pid.display());
+    let script =
+        format!("(trap '' TERM; echo $$ > /dev/null; exec sleep 1000) & echo $! > {}; exit 5", pid.display());
     assert_eq!(exit_code(&script).await, 5);
     let pid = std::fs::read_to_string(pid).unwrap();
     assert!(!std::path::Path::new("/proc").join(pid.trim()).exists());

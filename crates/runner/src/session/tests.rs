@@ -76,7 +76,8 @@ async fn reattesting_on_demand_gives_later_tokens_a_newer_statement() {
 
 #[tokio::test]
 async fn the_servers_corrections_are_followed_a_bounded_number_of_times() {
-    let check = async |corrections: &[(&'static str, &'static str, &'static str)], expected: Result<u64, &str>| {
+    let check = async |corrections: &[(&'static str, &'static str, &'static str)],
+                       expected: Result<u64, &str>| {
         let world = World::start().await;
         world.shared.corrections.lock().extend(corrections);
         match (world.session().await.token(&upstream("work")).await, expected) {

@@ -7,7 +7,8 @@ fn check(prepare: impl FnOnce(&Path), expected: Result<(), &str>) {
     let outer = tempfile::tempdir().unwrap();
     let path = outer.path().join("state");
     prepare(&path);
-    let opened = StateDir::open(&path).and_then(|state| state.save_certificate(b"new").and_then(|()| state.certificate()));
+    let opened = StateDir::open(&path)
+        .and_then(|state| state.save_certificate(b"new").and_then(|()| state.certificate()));
     match (opened, expected) {
         (Ok(bytes), Ok(())) => assert_eq!(bytes, b"new"),
         (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),

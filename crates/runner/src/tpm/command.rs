@@ -94,13 +94,20 @@ impl Commands {
         Ok(())
     }
 
-    fn run(&mut self, frame: CommandFrame, handles: usize, limit: Duration) -> Result<(Response, Vec<u32>), TpmError> {
+    fn run(
+        &mut self,
+        frame: CommandFrame,
+        handles: usize,
+        limit: Duration,
+    ) -> Result<(Response, Vec<u32>), TpmError> {
         let code = frame.code();
         let bytes = frame.finish()?;
         let mut answer = self.exchange(code, &bytes, handles, limit);
         for _ in 0..MAX_RESENDS {
             match answer {
-                Err(TpmError::Refused { code: RC_RETRY, .. }) => answer = self.exchange(code, &bytes, handles, limit),
+                Err(TpmError::Refused { code: RC_RETRY, .. }) => {
+                    answer = self.exchange(code, &bytes, handles, limit)
+                }
                 _ => break,
             }
         }
@@ -184,7 +191,9 @@ impl Commands {
 
     fn nv_chunk(&mut self, index: u32, length: u16, offset: u16) -> Result<Vec<u8>, TpmError> {
         let read = |authority: u32| {
-            CommandFrame::authorized(Code::NvRead, &[authority, index], &[Auth::Password]).u16(length).u16(offset)
+            CommandFrame::authorized(Code::NvRead, &[authority, index], &[Auth::Password])
+                .u16(length)
+                .u16(offset)
         };
         // Certificates are readable by their own empty password (AUTHREAD) or by the owner (OWNERREAD).
         let mut response = match self.ask(read(index)) {
@@ -197,7 +206,12 @@ impl Commands {
     }
 
     /// `TPM2_CreatePrimary` without a password; `template` is a `TPMT_PUBLIC`.
-    pub fn create_primary(&mut self, hierarchy: u32, template: &[u8], outside: &[u8]) -> Result<(u32, Created), TpmError> {
+    pub fn create_primary(
+        &mut self,
+        hierarchy: u32,
+        template: &[u8],
+        outside: &[u8],
+    ) -> Result<(u32, Created), TpmError> {
         let frame = CommandFrame::authorized(Code::CreatePrimary, &[hierarchy], &[Auth::Password])
             .sized(&[0, 0, 0, 0])
             .sized(template)

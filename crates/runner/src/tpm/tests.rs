@@ -140,7 +140,10 @@ fn a_credential_opens_only_for_the_key_it_names_on_the_tpm_it_was_made_for() {
     wrong[10] ^= 1;
     let (identity, encrypted) = make_credential(&endorsement, &wrong, secret);
     let refused = machine.tpm.activate_credential(&identity, &encrypted).unwrap_err();
-    assert!(matches!(refused, TpmError::Refused { command: "TPM2_ActivateCredential", code: 0x1DF }), "{refused}");
+    assert!(
+        matches!(refused, TpmError::Refused { command: "TPM2_ActivateCredential", code: 0x1DF }),
+        "{refused}"
+    );
     assert_eq!(machine.tpm.loaded_objects().unwrap(), 1, "only the attestation key stays loaded");
 }
 

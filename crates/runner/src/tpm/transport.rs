@@ -94,12 +94,14 @@ impl Transport for Device {
         self.file.write_all(command).map_err(|error| TpmError::unreachable(&self.path, error))?;
         let limit = Timespec::try_from(limit).unwrap_or(Timespec { tv_sec: 2, tv_nsec: 0 });
         let mut ready = [PollFd::new(&self.file, PollFlags::IN)];
-        let count = poll(&mut ready, Some(&limit)).map_err(|error| TpmError::unreachable(&self.path, error.into()))?;
+        let count = poll(&mut ready, Some(&limit))
+            .map_err(|error| TpmError::unreachable(&self.path, error.into()))?;
         if count == 0 {
             return Err(TpmError::Busy);
         }
         let mut response = vec![0; MAX_RESPONSE_BYTES];
-        let length = self.file.read(&mut response).map_err(|error| TpmError::unreachable(&self.path, error))?;
+        let length =
+            self.file.read(&mut response).map_err(|error| TpmError::unreachable(&self.path, error))?;
         response.truncate(length);
         Ok(response)
     }

@@ -139,7 +139,10 @@ impl CommandFrame {
     pub fn finish(self) -> Result<Vec<u8>, TpmError> {
         let size = self.body.len() + 10;
         if size > MAX_COMMAND_BYTES {
-            return Err(TpmError::Malformed { command: self.code.name(), what: "command larger than the TPM takes" });
+            return Err(TpmError::Malformed {
+                command: self.code.name(),
+                what: "command larger than the TPM takes",
+            });
         }
         let mut bytes = Vec::with_capacity(size);
         bytes.extend(if self.authorized { SESSIONS } else { NO_SESSIONS }.to_be_bytes());
