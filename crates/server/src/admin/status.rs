@@ -99,6 +99,10 @@ pub(super) async fn records(State(plane): State<Arc<Plane>>, uri: http::Uri) -> 
     let range = range(uri.query().unwrap_or_default())?;
     let limit = range.limit.unwrap_or(100).min(MAX_RECORDS);
     let log = plane.log.clone();
+    // What is durable but not yet published is published first. If it cannot be, what is published is the answer.
+    if let Err(error) = log.flush().await {
+        tracing::warn!(%error, "records may be missing from this answer");
+    }
     let read = tokio::task::spawn_blocking(move || {
         let mut records = Vec::new();
         for entry in log.entries_from(range.from).take(limit) {

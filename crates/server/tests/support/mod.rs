@@ -19,7 +19,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub mod acme;
+pub mod people;
 pub mod tpm;
+pub mod world;
 
 pub const ISSUER: &str = "https://localhost";
 pub const RESOURCE: &str = "https://gw.test/mcp/files";
