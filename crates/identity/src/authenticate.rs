@@ -172,13 +172,14 @@ pub fn authenticate(
         return Err(AuthenticationError::Expired);
     }
     let entry = entry.ok_or(AuthenticationError::UnknownAgent)?;
+    // The token's own fault before the agent's state: a dead token stays dead when the agent is resumed, and says so.
+    if claims.generation != entry.generation {
+        return Err(AuthenticationError::Killed);
+    }
     match entry.state {
         AgentState::Active => {}
         AgentState::Suspended => return Err(AuthenticationError::Suspended),
         AgentState::Retired => return Err(AuthenticationError::Retired),
-    }
-    if claims.generation != entry.generation {
-        return Err(AuthenticationError::Killed);
     }
     if revoked.runs.contains(&claims.sid) {
         return Err(AuthenticationError::RunRevoked);

@@ -402,7 +402,8 @@ impl<'a> Story<'a> {
     }
 
     fn verdict_kinds(&self, from: u64) -> io::Result<Vec<String>> {
-        Ok(self.world.records(from)?.iter().filter_map(verdict_kind).map(str::to_owned).collect())
+        let records = self.world.records(from)?;
+        Ok(records.iter().filter_map(verdict_kind).filter(|kind| *kind != "access").map(str::to_owned).collect())
     }
 }
 

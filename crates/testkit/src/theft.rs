@@ -130,7 +130,7 @@ impl<'a> Stage<'a> {
         let watch = Watch::begin(self.world)?;
         let proof = self.proof(&self.token)?;
         let seen = watch.end(self.send(&anonymous, &self.token, Some(&proof)).await?)?;
-        note("stolen token and key A", "token and fresh proof, from no machine", refused("invalid_token", "pop.no_machine"), seen);
+        note("stolen token and key A", "token and fresh proof, from no machine", alarming("invalid_token", "pop.no_machine"), seen);
 
         let watch = Watch::begin(self.world)?;
         let proof = self.proof(&self.token)?;
@@ -138,7 +138,7 @@ impl<'a> Stage<'a> {
         note(
             "stolen token and key A, other enrolled machine",
             "token and fresh proof, over another machine's certificate",
-            Expected { alarm: true, ..refused("invalid_token", "bind.machine_key") },
+            alarming("invalid_token", "bind.machine_key"),
             seen,
         );
 
@@ -146,7 +146,7 @@ impl<'a> Stage<'a> {
         self.send(&self.insider.caller, &self.token, Some(&proof)).await?;
         let watch = Watch::begin(self.world)?;
         let seen = watch.end(self.send(&self.insider.caller, &self.token, Some(&proof)).await?)?;
-        note("replayed proof", "a proof that was used a moment ago", refused("invalid_dpop_proof", "pop.replayed"), seen);
+        note("replayed proof", "a proof that was used a moment ago", alarming("invalid_dpop_proof", "pop.replayed"), seen);
 
         let watch = Watch::begin(self.world)?;
         let for_other_token = self.proof(&self.short_token)?;
@@ -162,7 +162,7 @@ impl<'a> Stage<'a> {
         let thief = SoftwareEd25519::generate().map_err(io::Error::other)?;
         let proof = prove(&thief, "POST", &self.insider.url(), Some(&self.token), now())?;
         let seen = watch.end(self.send(&self.insider.caller, &self.token, Some(&proof)).await?)?;
-        note("token with the thief's own key", "token and a proof by another key", refused("invalid_dpop_proof", "bind.agent_key"), seen);
+        note("token with the thief's own key", "token and a proof by another key", alarming("invalid_token", "bind.agent_key"), seen);
 
         for (name, sent, forged) in [
             ("forged token, alg none", "the token's claims, unsigned", forge_none(&self.token)?),
@@ -183,26 +183,26 @@ impl<'a> Stage<'a> {
         Ok(drills)
     }
 
-    /// The drills that end something: the agent is killed, then the machine revoked.
+    /// The drills that end something: the machine is revoked, then the agent killed.
     ///
     /// # Errors
     /// As [`Stage::drills`].
     pub async fn last_drills(&self, machine: &str, agent: &str) -> io::Result<Vec<Drill>> {
         let mut drills = Vec::new();
-        self.world.cli(&["agent", "kill", agent])?;
-        let seen = self.settled("agent.killed").await?;
-        drills.push(Drill {
-            name: "token after the agent was killed",
-            sent: "token and fresh proof, from the right machine",
-            expected: refused("invalid_token", "agent.killed"),
-            seen,
-        });
         self.world.cli(&["machine", "revoke", machine])?;
         let seen = self.settled("machine.revoked").await?;
         drills.push(Drill {
             name: "token after the machine was revoked",
             sent: "token and fresh proof, from the revoked machine",
             expected: refused("invalid_token", "machine.revoked"),
+            seen,
+        });
+        self.world.cli(&["agent", "kill", agent])?;
+        let seen = self.settled("agent.killed").await?;
+        drills.push(Drill {
+            name: "token after the agent was killed",
+            sent: "token and fresh proof, with the killed run's key",
+            expected: refused("invalid_token", "agent.killed"),
             seen,
         });
         Ok(drills)
@@ -259,6 +259,11 @@ impl<'a> Stage<'a> {
 
 const fn refused(error: &'static str, code: &'static str) -> Expected {
     Expected { status: 401, error, code, alarm: false }
+}
+
+/// As [`refused`], and the attempt itself proves that something was stolen.
+const fn alarming(error: &'static str, code: &'static str) -> Expected {
+    Expected { alarm: true, ..refused(error, code) }
 }
 
 fn claims(token: &str) -> io::Result<&str> {
