@@ -52,7 +52,7 @@ pub enum HttpError {
     #[error("the machine certificate cannot be used: {0}; enroll this machine again")]
     Certificate(String),
     /// TCP.
-    #[error("cannot connect to {origin}: {source}; check that it runs and that the address is right")]
+    #[error("cannot connect to {origin}; check that it runs and that the address is right")]
     Connect {
         /// Whom.
         origin: String,

@@ -50,7 +50,7 @@ pub enum RunError {
     #[error("{{mcp:{0}}} in the command names no tool server of this run; name it with --upstream")]
     UnknownPlaceholder(String),
     /// The program does not start.
-    #[error("cannot start {program}: {source}; check that it is installed and in PATH")]
+    #[error("cannot start {program}; check that it is installed and in PATH")]
     Spawn {
         /// What was to be started.
         program: String,
@@ -61,7 +61,7 @@ pub enum RunError {
     #[error(transparent)]
     ControlPlane(#[from] ControlPlaneError),
     /// The operating system.
-    #[error("cannot {what}: {source}")]
+    #[error("cannot {what}")]
     System {
         /// What was being done.
         what: &'static str,

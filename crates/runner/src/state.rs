@@ -35,7 +35,7 @@ pub enum StateError {
         why: &'static str,
     },
     /// The operating system refused.
-    #[error("cannot use {path}: {source}")]
+    #[error("cannot use {path}")]
     Io {
         /// What was being used.
         path: String,

@@ -36,7 +36,7 @@ pub const QUOTED_PCRS: [u8; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
 pub enum TpmError {
     /// No TPM there, or no right to use it.
     #[error(
-        "cannot talk to the TPM at {path}: {source}; check that the machine has a TPM 2.0 and that this user may use it (group tss for /dev/tpmrm0)"
+        "cannot talk to the TPM at {path}; check that the machine has a TPM 2.0 and that this user may use it (group tss for /dev/tpmrm0)"
     )]
     Unreachable {
         /// Where it was looked for.

@@ -102,12 +102,13 @@ impl Forwarder {
         match self.carry(&call).await {
             Ok(response) => response,
             Err(error) => {
-                tracing::warn!(%error, %upstream, "a call was not carried");
+                let reason = explain(&error);
+                tracing::warn!(reason, %upstream, "a call was not carried");
                 let (status, code) = match &error {
                     ForwardError::Credentials(_) => (StatusCode::SERVICE_UNAVAILABLE, "runner.credentials"),
                     ForwardError::Gateway(_) => (StatusCode::BAD_GATEWAY, "runner.gateway"),
                 };
-                reply::error(status, &call.body, code, &error.to_string())
+                reply::error(status, &call.body, code, &reason)
             }
         }
     }
@@ -284,6 +285,12 @@ impl Forwarder {
             _ => Wanted::Unknown,
         }
     }
+}
+
+/// An error with its causes, in one line: there is no log that the agent's person would look into.
+fn explain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// A challenge that we cannot meet is a refusal for the agent. Not as a 401: the agent has nothing to authenticate with, and
