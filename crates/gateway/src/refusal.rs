@@ -74,7 +74,7 @@ impl Stop {
     }
 
     pub(crate) fn rpc(error: RpcError) -> Self {
-        let code = match i64::from(error.code()) {
+        let code = match error.code() {
             METHOD_NOT_FOUND => Code::RpcMethod,
             HEADER_MISMATCH => Code::HttpHeader,
             _ => Code::RpcMalformed,
@@ -125,7 +125,7 @@ pub(crate) fn stopped(stop: Stop, denial: &Denial, asked: &Asked<'_>) -> Respons
             let status =
                 StatusCode::from_u16(error.http_status(asked.era)).unwrap_or(StatusCode::BAD_REQUEST);
             let mut data = refusal_data(denial);
-            if i64::from(error.code()) == -32022 {
+            if error.code() == -32022 {
                 let spoken =
                     asked.spoken.iter().map(|version| Value::from(version.as_str())).collect::<Vec<_>>();
                 insert(&mut data, "supported", spoken);

@@ -4,12 +4,13 @@
 //! version from beginning to end. A lease that ran out means no standing at all: the gateway fails closed.
 //! Nothing here fetches anything.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use arc_swap::ArcSwapOption;
 use countersign_identity::Revoked;
-use countersign_policy::{Code, Pdp};
+use countersign_policy::{Code, Pdp, PolicyError};
 use countersign_proto::digest::Sha256Digest;
 use countersign_proto::id::{AgentId, MachineId, RunId, TaskId, UpstreamId};
 use countersign_proto::jose::{KeySet, PublicJwk, Thumbprint};
@@ -29,10 +30,17 @@ pub(crate) struct Standing {
     pub(crate) approval_keys: KeySet,
     pub(crate) revoked: Revoked,
     digest: Sha256Digest,
-    /// The policies `pdp` was compiled from; older than the body's where those do not compile.
-    policies: PolicyBundle,
+    basis: Basis,
     lease_until: AtomicI64,
     issued_at: AtomicI64,
+}
+
+type Upstreams = BTreeMap<UpstreamId, UpstreamEntry>;
+
+/// What the policies in force were compiled from; older than the body's where those do not compile.
+struct Basis {
+    policies: PolicyBundle,
+    upstreams: Upstreams,
 }
 
 /// Whom a stream or a long wait belongs to, to ask later whether that still stands.
@@ -129,10 +137,10 @@ impl Standings {
         let not_before = held.as_ref().map_or(0, |held| held.body.version.saturating_add(1));
         let body = snapshot::open(offered, &self.key, &self.issuer, now, not_before)?;
         let lease = snapshot::verify_lease(&offered.lease, &self.key, &self.issuer, now)?;
-        let (pdp, policies, kept) = compile(&body, held.as_deref())?;
+        let (pdp, basis, kept) = compile(&body, held.as_deref())?;
         let standing = Standing {
             pdp,
-            policies,
+            basis,
             token_keys: KeySet::parse_value(&body.token_keys).map_err(|_| NotAccepted::Keys)?,
             approval_keys: KeySet::parse_value(&body.approval_keys).map_err(|_| NotAccepted::Keys)?,
             revoked: Revoked::from(&body),
@@ -147,20 +155,26 @@ impl Standings {
     }
 }
 
-/// The new policies, or the ones in force over the new agents and tools where the new ones do not compile:
-/// a broken bundle must not hold up a kill.
+/// The new policies, or the ones in force where the new ones do not compile, over the new agents and, if that
+/// is possible, the new tools: a broken bundle must not hold up a kill. (Tools that are gone from the snapshot
+/// are refused before policy is asked.)
 fn compile(
     body: &SnapshotBody,
     held: Option<&Standing>,
-) -> Result<(Pdp, PolicyBundle, Option<Accepted>), NotAccepted> {
-    let why = match Pdp::compile(&body.policies, &body.agents, &body.upstreams) {
-        Ok(pdp) => return Ok((pdp, body.policies.clone(), None)),
-        Err(error) => error.to_string(),
+) -> Result<(Pdp, Basis, Option<Accepted>), NotAccepted> {
+    let attempt = |policies: &PolicyBundle, upstreams: &Upstreams| {
+        let pdp = Pdp::compile(policies, &body.agents, upstreams)?;
+        Ok((pdp, Basis { policies: policies.clone(), upstreams: upstreams.clone() }))
+    };
+    let why = match attempt(&body.policies, &body.upstreams) {
+        Ok((pdp, basis)) => return Ok((pdp, basis, None)),
+        Err::<_, PolicyError>(error) => error.to_string(),
     };
     let Some(held) = held else { return Err(NotAccepted::Policies(why)) };
-    let pdp = Pdp::compile(&held.policies, &body.agents, &body.upstreams)
+    let (pdp, basis) = attempt(&held.basis.policies, &body.upstreams)
+        .or_else(|_| attempt(&held.basis.policies, &held.basis.upstreams))
         .map_err(|error| NotAccepted::Policies(error.to_string()))?;
-    Ok((pdp, held.policies.clone(), Some(Accepted::PoliciesKept { revision: body.policies.revision, why })))
+    Ok((pdp, basis, Some(Accepted::PoliciesKept { revision: body.policies.revision, why })))
 }
 
 impl Standing {

@@ -157,7 +157,7 @@ impl Trail<'_> {
     /// Both real is not enough: the token must name exactly this machine key.
     pub(super) fn bind(&self, agent: VerifiedAgent, machine: VerifiedMachine) -> Result<Countersigned, Stop> {
         Countersigned::bind(agent, machine)
-            .map_err(|error| Stop::because(error.code(), &error).alarming(THEFT))
+            .map_err(|error| Stop::because(error.code(), error).alarming(THEFT))
     }
 }
 

@@ -121,9 +121,8 @@ impl Trail<'_> {
                 | Method::Ping
                 | Method::Initialized
                 | Method::Cancelled,
-            ) => self.pass_on(forward.bearer, inbound, outcome, false),
-            // A stream of a session lasts no longer than the token that opened it.
-            None => self.pass_on(forward.bearer, inbound, outcome, true),
+            ) => self.pass_on(forward.bearer, message.as_ref(), inbound, outcome),
+            None => self.pass_on(forward.bearer, None, inbound, outcome),
         })
     }
 
@@ -241,10 +240,13 @@ impl Trail<'_> {
     fn pass_on(
         &self,
         bearer: Bearer,
+        message: Option<&McpRequest>,
         inbound: Inbound,
         mut outcome: OutcomeOnDrop,
-        until_expiry: bool,
     ) -> Response<Body> {
+        // A session's own stream lasts no longer than the token that opened it; a call's answer may.
+        let until_expiry = message.is_none();
+        let awaits_answer = message.is_some_and(|message| message.id().is_some());
         let Inbound { response, lease } = inbound;
         let events = is_event_stream(&response);
         let (parts, incoming) = response.into_parts();
@@ -257,11 +259,12 @@ impl Trail<'_> {
             }
             (false, Some(_)) => Body::passed(incoming, lease, self.gate.ended(bearer, until_expiry), outcome),
             // Neither JSON nor events: not an answer to a message, so not the caller's to see.
-            (false, None) if parts.status.is_success() && parts.status != StatusCode::ACCEPTED => {
+            (false, None) if awaits_answer && parts.status.is_success() => {
                 outcome.detail("neither JSON nor an event stream".to_owned());
                 outcome.finish(Ending::Failed);
                 return refusal::upstream_failed(Some(&self.decision_id), &self.asked());
             }
+            // Nothing anyone waits for, or an error page: the status is the answer.
             (false, None) => {
                 outcome.finish(Ending::Completed);
                 Body::full(Bytes::new())

@@ -219,6 +219,18 @@ async fn policies_that_do_not_compile_keep_the_old_ones_and_hold_up_no_kill() {
     assert_eq!(world.kinds_from(before, 1).await, ["alarm"]);
     world.check_allowed(world.call("read", "{}")).await;
     world.check(world.call("wipe", "{}"), "403 policy.denied").await;
+    // A tool that policy names is gone, and with it the sense of the old policies too.
+    let before = world.log.size();
+    world
+        .publish(|body| {
+            body.upstreams
+                .values_mut()
+                .for_each(|entry| entry.tools.retain(|name, _| name.as_str() == "read"))
+        })
+        .await;
+    assert_eq!(world.kinds_from(before, 1).await, ["alarm"]);
+    world.check_allowed(world.call("read", "{}")).await;
+    world.check(world.call("wipe", "{}"), "403 tool.unknown").await;
     world.publish(|body| body.agents.get_mut(&crate::world::agent()).unwrap().generation = 9).await;
     world.check(world.call("read", "{}"), "403 agent.killed").await;
 }

@@ -258,7 +258,10 @@ impl World {
             state_dir: self.dir.path().to_owned(),
             limits: self.limits.clone(),
         };
-        let signed = self.seal(&self.body.lock(), self.clock.now());
+        let (signed, version) = {
+            let body = self.body.lock();
+            (self.seal(&body, self.clock.now()), body.version)
+        };
         self.control.snapshots.send_replace(Some(signed));
         let gateway = Gateway::start(
             config,
@@ -269,7 +272,7 @@ impl World {
         )
         .await
         .unwrap();
-        gateway.until_snapshot(self.body.lock().version).await;
+        gateway.until_snapshot(version).await;
         self.gateway = Some(gateway);
         self.clock.advance_secs(2);
     }
