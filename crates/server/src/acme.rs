@@ -104,7 +104,8 @@ async fn receive(plane: &Plane, request: Request) -> Result<(SignedRequest, Stri
 async fn spend_nonce(plane: &Plane, nonce: &str) -> Result<(), AcmeError> {
     let bad_nonce = || AcmeError::Problem(Problem::new(AcmeProblem::BadNonce, "the nonce is not usable"));
     let lifetime = plane.settings.lifetimes.acme_nonce_secs;
-    let ends_at = plane.nonces.recognize(Purpose::Acme, "", nonce, lifetime, plane.now()).ok_or_else(bad_nonce)?;
+    let ends_at =
+        plane.nonces.recognize(Purpose::Acme, "", nonce, lifetime, plane.now()).ok_or_else(bad_nonce)?;
     match plane.store.consume(ConsumeKind::AcmeNonce, nonce, ends_at).await {
         Ok(()) => Ok(()),
         Err(StoreError::Consumed { .. }) => Err(bad_nonce()),
@@ -163,7 +164,8 @@ async fn account_at(plane: &Plane, account_url: &str) -> Result<Option<Stored<Ac
 
 /// Whether this can be a name of ours; anything else is not even looked up.
 fn is_name(text: &str) -> bool {
-    (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+    (1..=64).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
 }
 
 /// A resource id from the path.

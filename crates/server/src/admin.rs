@@ -119,20 +119,33 @@ impl IntoResponse for AdminError {
     fn into_response(self) -> Response {
         let (status, error, message, details) = match self {
             Self::Invalid(message) => (StatusCode::BAD_REQUEST, "invalid_request", message, Vec::new()),
-            Self::ContentType => {
-                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request", "the body must be application/json", vec![])
+            Self::ContentType => (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "invalid_request",
+                "the body must be application/json",
+                vec![],
+            ),
+            Self::TooLarge => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "invalid_request", "the body is too large", vec![])
             }
-            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "invalid_request", "the body is too large", vec![]),
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "there is no such thing", vec![]),
             Self::Exists => (StatusCode::CONFLICT, "exists", "this name is taken", vec![]),
             Self::Conflict => (StatusCode::CONFLICT, "conflict", "it was changed in the meantime", vec![]),
             Self::State(message) => (StatusCode::CONFLICT, "state", message, vec![]),
-            Self::Policy(details) => {
-                (StatusCode::UNPROCESSABLE_ENTITY, "invalid_policy", "the policy set does not compile", details)
-            }
+            Self::Policy(details) => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid_policy",
+                "the policy set does not compile",
+                details,
+            ),
             Self::Unavailable(trouble) => {
                 tracing::error!(error = &trouble as &dyn std::error::Error, "admin command failed");
-                (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the control plane cannot do that right now", vec![])
+                (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "unavailable",
+                    "the control plane cannot do that right now",
+                    vec![],
+                )
             }
         };
         json_response(status, &api::ApiError { error: error.into(), message: message.into(), details })

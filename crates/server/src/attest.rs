@@ -97,12 +97,18 @@ impl AttestError {
                 (StatusCode::FORBIDDEN, "endorsement_untrusted", "the endorsement key is not trusted here")
             }
             Self::Ak => (StatusCode::FORBIDDEN, "ak_unacceptable", "the attestation key is not acceptable"),
-            Self::Activation => (StatusCode::FORBIDDEN, "activation_failed", "the credential was not activated"),
-            Self::Quote => (StatusCode::FORBIDDEN, "quote_unacceptable", "the quote is not acceptable"),
-            Self::MachineState => (StatusCode::FORBIDDEN, "machine_revoked", "the machine is locked or revoked"),
-            Self::MachineExists => {
-                (StatusCode::CONFLICT, "machine_exists", "the machine or its endorsement key is enrolled already")
+            Self::Activation => {
+                (StatusCode::FORBIDDEN, "activation_failed", "the credential was not activated")
             }
+            Self::Quote => (StatusCode::FORBIDDEN, "quote_unacceptable", "the quote is not acceptable"),
+            Self::MachineState => {
+                (StatusCode::FORBIDDEN, "machine_revoked", "the machine is locked or revoked")
+            }
+            Self::MachineExists => (
+                StatusCode::CONFLICT,
+                "machine_exists",
+                "the machine or its endorsement key is enrolled already",
+            ),
             Self::Nonce => {
                 (StatusCode::BAD_REQUEST, "use_fresh_nonce", "the nonce is unknown, used or too old")
             }
@@ -224,7 +230,8 @@ impl PcrValues {
     pub(crate) fn parse(&self) -> Option<quote::PcrValues> {
         let mut values = BTreeMap::new();
         for (index, value) in &self.0 {
-            let number: u8 = index.parse().ok().filter(|number: &u8| *number < 24 && number.to_string() == *index)?;
+            let number: u8 =
+                index.parse().ok().filter(|number: &u8| *number < 24 && number.to_string() == *index)?;
             let value = <[u8; 32]>::try_from(value.0.as_slice()).ok()?;
             values.insert(number, Sha256Digest::from_bytes(value));
         }

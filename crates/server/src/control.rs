@@ -135,9 +135,15 @@ impl ServerControl {
     ///
     /// # Errors
     /// For an unknown upstream, too many or too large definitions, and when nothing could be stored.
-    pub async fn propose_tools(&self, upstream: &UpstreamId, tools: Vec<ProposedTool>) -> Result<(), ControlError> {
+    pub async fn propose_tools(
+        &self,
+        upstream: &UpstreamId,
+        tools: Vec<ProposedTool>,
+    ) -> Result<(), ControlError> {
         let plane = &self.plane;
-        let Some(config) = plane.upstream(upstream) else { return Err(ControlError::Refused("unknown upstream")) };
+        let Some(config) = plane.upstream(upstream) else {
+            return Err(ControlError::Refused("unknown upstream"));
+        };
         if tools.len() > MAX_TOOLS {
             return Err(ControlError::Refused("too many tools"));
         }

@@ -60,7 +60,11 @@ pub(crate) fn json_response<T: Serialize>(status: StatusCode, value: &T) -> Resp
 }
 
 /// A JSON answer under another media type.
-pub(crate) fn json_response_as<T: Serialize>(status: StatusCode, media_type: &'static str, value: &T) -> Response {
+pub(crate) fn json_response_as<T: Serialize>(
+    status: StatusCode,
+    media_type: &'static str,
+    value: &T,
+) -> Response {
     match serde_json::to_vec(value) {
         Ok(body) => {
             let headers = [

@@ -164,7 +164,11 @@ fn read_or_create(
     make: impl FnOnce() -> Result<Zeroizing<Vec<u8>>, KeyError>,
 ) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     let file_error = |error| KeyError::File(path.to_owned(), error);
-    match fs::OpenOptions::new().read(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()).open(path) {
+    match fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)
+    {
         Ok(mut file) => {
             let metadata = file.metadata().map_err(file_error)?;
             if !metadata.is_file() || metadata.permissions().mode() & 0o077 != 0 {
@@ -183,8 +187,12 @@ fn read_or_create(
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => return Err(file_error(error)),
             }
-            let mut file =
-                fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial).map_err(file_error)?;
+            let mut file = fs::OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&partial)
+                .map_err(file_error)?;
             file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(file_error)?;
             fs::rename(&partial, path).map_err(file_error)?;
             if let Some(parent) = path.parent() {

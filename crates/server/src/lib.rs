@@ -26,6 +26,8 @@ mod snapshot;
 mod tls;
 
 pub use config::{Lifetimes, Limits, Listen, ServerConfig, UpstreamConfig};
-pub use control::{ApprovalHandle, ApprovalOutcome, ApprovalRequest, ControlError, ProposedTool, ServerControl};
+pub use control::{
+    ApprovalHandle, ApprovalOutcome, ApprovalRequest, ControlError, ProposedTool, ServerControl,
+};
 pub use plane::Trouble;
 pub use server::{RunningServer, Server, StartError, TlsIdentity};

@@ -55,22 +55,29 @@ pub(crate) async fn serve_tls(
     limits: ConnectionLimits,
     stopping: Stopping,
 ) {
-    serve(limits, stopping, || listener.accept(), move |(stream, _), stopping| {
-        let acceptor = acceptor.clone();
-        let router = router.clone();
-        async move {
-            // Not latency that matters here, but small answers must not wait for more of themselves.
-            drop(stream.set_nodelay(true));
-            let Ok(Ok(stream)) = tokio::time::timeout(limits.handshake, acceptor.accept(stream)).await else {
-                return;
-            };
-            let peer = match stream.get_ref().1.peer_certificates().and_then(<[CertificateDer<'_>]>::first) {
-                Some(certificate) => Peer::Certified(Arc::from(certificate.as_ref())),
-                None => Peer::Anonymous,
-            };
-            connection(stream, router, peer, limits, stopping).await;
-        }
-    })
+    serve(
+        limits,
+        stopping,
+        || listener.accept(),
+        move |(stream, _), stopping| {
+            let acceptor = acceptor.clone();
+            let router = router.clone();
+            async move {
+                // Not latency that matters here, but small answers must not wait for more of themselves.
+                drop(stream.set_nodelay(true));
+                let Ok(Ok(stream)) = tokio::time::timeout(limits.handshake, acceptor.accept(stream)).await
+                else {
+                    return;
+                };
+                let peer =
+                    match stream.get_ref().1.peer_certificates().and_then(<[CertificateDer<'_>]>::first) {
+                        Some(certificate) => Peer::Certified(Arc::from(certificate.as_ref())),
+                        None => Peer::Anonymous,
+                    };
+                connection(stream, router, peer, limits, stopping).await;
+            }
+        },
+    )
     .await;
 }
 
@@ -81,13 +88,18 @@ pub(crate) async fn serve_loopback(
     limits: ConnectionLimits,
     stopping: Stopping,
 ) {
-    serve(limits, stopping, || listener.accept(), move |(stream, _), stopping| {
-        let router = router.clone();
-        async move {
-            drop(stream.set_nodelay(true));
-            connection(stream, router, Peer::Loopback, limits, stopping).await;
-        }
-    })
+    serve(
+        limits,
+        stopping,
+        || listener.accept(),
+        move |(stream, _), stopping| {
+            let router = router.clone();
+            async move {
+                drop(stream.set_nodelay(true));
+                connection(stream, router, Peer::Loopback, limits, stopping).await;
+            }
+        },
+    )
     .await;
 }
 
@@ -99,20 +111,25 @@ pub(crate) async fn serve_unix(
     stopping: Stopping,
 ) {
     let own_uid = rustix::process::getuid().as_raw();
-    serve(limits, stopping, || listener.accept(), move |(stream, _), stopping| {
-        let router = router.clone();
-        async move {
-            // The file's mode already says so; the kernel's word on the peer does not depend on the path.
-            match stream.peer_cred() {
-                Ok(peer) if peer.uid() == own_uid || peer.uid() == 0 => {
-                    let local = Peer::Local { uid: peer.uid() };
-                    connection(stream, router, local, limits, stopping).await;
+    serve(
+        limits,
+        stopping,
+        || listener.accept(),
+        move |(stream, _), stopping| {
+            let router = router.clone();
+            async move {
+                // The file's mode already says so; the kernel's word on the peer does not depend on the path.
+                match stream.peer_cred() {
+                    Ok(peer) if peer.uid() == own_uid || peer.uid() == 0 => {
+                        let local = Peer::Local { uid: peer.uid() };
+                        connection(stream, router, local, limits, stopping).await;
+                    }
+                    Ok(peer) => tracing::warn!(uid = peer.uid(), "admin socket: peer refused"),
+                    Err(error) => tracing::warn!(%error, "admin socket: peer unknown, refused"),
                 }
-                Ok(peer) => tracing::warn!(uid = peer.uid(), "admin socket: peer refused"),
-                Err(error) => tracing::warn!(%error, "admin socket: peer unknown, refused"),
             }
-        }
-    })
+        },
+    )
     .await;
 }
 

@@ -259,7 +259,8 @@ impl ConsolePort for People {
 
     fn passkey_owner<'a>(&'a self, credential_id: &'a [u8]) -> PortFuture<'a, (ConsolePerson, Credential)> {
         Box::pin(async move {
-            let owner = self.plane.store.find_one::<PersonRow>("passkey", &passkey_name(credential_id)).await?;
+            let owner =
+                self.plane.store.find_one::<PersonRow>("passkey", &passkey_name(credential_id)).await?;
             let owner = owner.map(|stored| stored.value.0).filter(Person::is_active);
             let owner = owner.ok_or(PortError::NotFound)?;
             let passkey = owner.passkeys.iter().find(|passkey| passkey.id == credential_id).cloned();
@@ -295,8 +296,11 @@ impl ConsolePort for People {
             let log = self.plane.log.clone();
             let reading = tokio::task::spawn_blocking(move || {
                 let from = log.published().saturating_sub(LOOK_BACK);
-                let mut rows: Vec<DecisionRow> =
-                    log.entries_from(from).map_while(Result::ok).filter_map(|(at, entry)| decision(at, &entry)).collect();
+                let mut rows: Vec<DecisionRow> = log
+                    .entries_from(from)
+                    .map_while(Result::ok)
+                    .filter_map(|(at, entry)| decision(at, &entry))
+                    .collect();
                 rows.reverse();
                 rows.truncate(limit);
                 rows

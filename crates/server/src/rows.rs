@@ -92,8 +92,12 @@ impl Aggregate for OrderRow {
     }
     fn indexes(&self) -> Vec<(String, String)> {
         match &self.order.state {
-            OrderState::Pending {} | OrderState::Ready { .. } => vec![("open".into(), self.order.account.clone())],
-            OrderState::Processing { .. } | OrderState::Valid { .. } | OrderState::Invalid { .. } => Vec::new(),
+            OrderState::Pending {} | OrderState::Ready { .. } => {
+                vec![("open".into(), self.order.account.clone())]
+            }
+            OrderState::Processing { .. } | OrderState::Valid { .. } | OrderState::Invalid { .. } => {
+                Vec::new()
+            }
         }
     }
 }

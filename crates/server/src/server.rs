@@ -108,7 +108,15 @@ impl Server {
         }
         let now = clock.now();
         let keys = ServerKeys::open(&config.data_dir, rng.as_ref())?;
-        let ca = authority(&config, &keys.ca, "countersign machine CA", Some(&config.trust_domain), "ca.der", now, rng.as_ref())?;
+        let ca = authority(
+            &config,
+            &keys.ca,
+            "countersign machine CA",
+            Some(&config.trust_domain),
+            "ca.der",
+            now,
+            rng.as_ref(),
+        )?;
         let attestation_ca = authority(
             &config,
             &keys.attestation_ca,
@@ -174,7 +182,11 @@ impl Server {
         let names = config.server_names;
         let identity = plane.tls_identity(&names)?;
         let certificate = CurrentCertificate::new(identity.chain, identity.key.expose())?;
-        let tls = crate::tls::server_config(Arc::clone(&certificate), plane.ca.certificate_der(), Arc::clone(&plane.clock))?;
+        let tls = crate::tls::server_config(
+            Arc::clone(&certificate),
+            plane.ca.certificate_der(),
+            Arc::clone(&plane.clock),
+        )?;
 
         let (stop, stopping) = watch::channel(false);
         let connections = ConnectionLimits {
@@ -190,11 +202,12 @@ impl Server {
             .merge(attest::router(Arc::clone(&plane)))
             .merge(oauth::router(Arc::clone(&plane)));
         jobs.spawn(serve_tls(listener, TlsAcceptor::from(tls), public, connections, stopping.clone()));
-        let console_config = console::ConsoleConfig::new(console_addr.port(), Arc::clone(&plane.clock), Arc::clone(&plane.rng));
-        let console = console::router(
-            Arc::new(people::People::new(Arc::clone(&plane))),
-            console_config,
+        let console_config = console::ConsoleConfig::new(
+            console_addr.port(),
+            Arc::clone(&plane.clock),
+            Arc::clone(&plane.rng),
         );
+        let console = console::router(Arc::new(people::People::new(Arc::clone(&plane))), console_config);
         jobs.spawn(serve_loopback(console_listener, console, connections, stopping.clone()));
         let admin = admin::router(Arc::clone(&plane));
         jobs.spawn(serve_unix(admin_listener, admin, connections, stopping.clone()));
@@ -262,7 +275,8 @@ fn roots<'a>(roots: impl IntoIterator<Item = &'a [u8]>) -> Result<Roots, StartEr
 }
 
 fn check_issuer(issuer: &str) -> Result<(), StartError> {
-    let origin = issuer.strip_prefix("https://").ok_or(StartError::Config("the issuer is an https origin"))?;
+    let origin =
+        issuer.strip_prefix("https://").ok_or(StartError::Config("the issuer is an https origin"))?;
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-:[]".contains(&byte);
     if origin.is_empty() || !origin.bytes().all(plain) {
         return Err(StartError::Config("the issuer is an https origin in lower case, without a path"));
@@ -305,7 +319,9 @@ async fn bind(listen: Listen) -> Result<TcpListener, StartError> {
         Listen::Address(address) => {
             TcpListener::bind(address).await.map_err(|error| StartError::Listen(address.to_string(), error))
         }
-        Listen::Bound(listener) => adopt(listener).map_err(|error| StartError::Listen("bound socket".into(), error)),
+        Listen::Bound(listener) => {
+            adopt(listener).map_err(|error| StartError::Listen("bound socket".into(), error))
+        }
     }
 }
 

@@ -14,7 +14,8 @@ use countersign_proto::id::{RunId, TaskId};
 use countersign_proto::jose::KeySet;
 use countersign_proto::json;
 use countersign_proto::snapshot::{
-    DEFAULT_LEASE_MILLIS, Lease, PolicyBundle, SignedSnapshot, SnapshotBody, ToolEntry, ToolState, UpstreamEntry,
+    DEFAULT_LEASE_MILLIS, Lease, PolicyBundle, SignedSnapshot, SnapshotBody, ToolEntry, ToolState,
+    UpstreamEntry,
 };
 use countersign_proto::time::Timestamp;
 
@@ -101,7 +102,8 @@ impl Plane {
     /// INVARIANT: durable before used, so that a version names one body for ever.
     async fn next_version(&self) -> Result<u64, Trouble> {
         let stored = self.store.load::<SnapshotVersionRow>(SnapshotVersionRow::ID).await?;
-        let next = SnapshotVersionRow { version: stored.as_ref().map_or(0, |stored| stored.value.version) + 1 };
+        let next =
+            SnapshotVersionRow { version: stored.as_ref().map_or(0, |stored| stored.value.version) + 1 };
         match &stored {
             Some(stored) => self.store.update(stored, &next).await?,
             None => self.store.insert(&next).await?,
@@ -168,7 +170,11 @@ pub(crate) async fn draft(plane: &Plane) -> Result<SnapshotBody, Trouble> {
         agents,
         revoked_runs: revoked_runs(plane, now).await?,
         revoked_tasks: revoked_tasks(plane, now).await?,
-        policies: PolicyBundle { revision: policies.revision, cedar: policies.cedar, digest: policies.digest },
+        policies: PolicyBundle {
+            revision: policies.revision,
+            cedar: policies.cedar,
+            digest: policies.digest,
+        },
         upstreams: plane
             .settings
             .upstreams
@@ -218,7 +224,9 @@ fn hours_that_matter(now: Timestamp) -> impl Iterator<Item = String> {
 async fn revoked_runs(plane: &Plane, now: Timestamp) -> Result<BTreeSet<RunId>, Trouble> {
     let mut revoked = BTreeSet::new();
     for hour in hours_that_matter(now) {
-        revoked.extend(plane.store.find::<RunRow>("revoked_in", &hour).await?.into_iter().map(|run| run.value.0.id));
+        revoked.extend(
+            plane.store.find::<RunRow>("revoked_in", &hour).await?.into_iter().map(|run| run.value.0.id),
+        );
     }
     Ok(revoked)
 }
@@ -226,7 +234,9 @@ async fn revoked_runs(plane: &Plane, now: Timestamp) -> Result<BTreeSet<RunId>, 
 async fn revoked_tasks(plane: &Plane, now: Timestamp) -> Result<BTreeSet<TaskId>, Trouble> {
     let mut revoked = BTreeSet::new();
     for hour in hours_that_matter(now) {
-        revoked.extend(plane.store.find::<TaskRow>("revoked_in", &hour).await?.into_iter().map(|task| task.value.0.id));
+        revoked.extend(
+            plane.store.find::<TaskRow>("revoked_in", &hour).await?.into_iter().map(|task| task.value.0.id),
+        );
     }
     Ok(revoked)
 }

@@ -71,7 +71,10 @@ async fn of_ten_callers_with_one_token_one_enrolls() {
         let begun = harness.post_json(None, "/attest/v1/ak", &tpm.begin_request(&token)).await;
         assert_eq!(begun.status, 200, "{begun:?}");
         let begun = begun.json();
-        requests.push((format!("/attest/v1/ak/{}", begun["session"].as_str().unwrap()), tpm.activate_request(&begun)));
+        requests.push((
+            format!("/attest/v1/ak/{}", begun["session"].as_str().unwrap()),
+            tpm.activate_request(&begun),
+        ));
     }
     let calls = requests.iter().map(|(path, request)| harness.post_json(None, path, request));
     let answers = futures_util::future::join_all(calls).await;
@@ -128,16 +131,26 @@ async fn evidence_that_does_not_hold_enrolls_nothing() {
     }
     let keep = |_: &mut Value, _: &SoftTpm| {};
     let other = SoftTpm::new();
-    check("att.endorsement", "endorsement_untrusted", |request, _| {
-        request["ek_public"] = b64::url_encode(&other.ek_public.to_bytes().unwrap()).into();
-    }, |_, _| {})
+    check(
+        "att.endorsement",
+        "endorsement_untrusted",
+        |request, _| {
+            request["ek_public"] = b64::url_encode(&other.ek_public.to_bytes().unwrap()).into();
+        },
+        |_, _| {},
+    )
     .await;
-    check("att.ak", "ak_unacceptable", |request, tpm| {
-        // Created for another token.
-        let (_, attest, signature) = tpm.creation(b"another token");
-        request["creation_attest"] = b64::url_encode(&attest).into();
-        request["creation_signature"] = b64::url_encode(&signature).into();
-    }, |_, _| {})
+    check(
+        "att.ak",
+        "ak_unacceptable",
+        |request, tpm| {
+            // Created for another token.
+            let (_, attest, signature) = tpm.creation(b"another token");
+            request["creation_attest"] = b64::url_encode(&attest).into();
+            request["creation_signature"] = b64::url_encode(&signature).into();
+        },
+        |_, _| {},
+    )
     .await;
     check("att.malformed", "invalid_request", |request, _| request["extra"] = true.into(), |_, _| {}).await;
     check("att.activation", "activation_failed", keep, |request, _| {
@@ -238,7 +251,11 @@ async fn requests_that_are_not_what_rfc_8555_says_are_refused() {
         ("dns", "example.com", "unsupportedIdentifier"),
     ] {
         let payload = json!({"identifiers": [{"type": kind, "value": value}]});
-        assert_eq!(problem(&client.post(&harness, "/acme/new-order", &payload).await), expected, "{kind} {value}");
+        assert_eq!(
+            problem(&client.post(&harness, "/acme/new-order", &payload).await),
+            expected,
+            "{kind} {value}"
+        );
     }
 }
 
@@ -284,7 +301,10 @@ async fn an_account_needs_a_binding_that_was_never_used() {
 
 impl AcmeClient {
     async fn post_new_account(&self, harness: &Harness) -> support::Answer {
-        let anonymous = AcmeClient { key: SoftwareP256::from_pkcs8(&self.key.to_pkcs8().unwrap()).unwrap(), account: None };
+        let anonymous = AcmeClient {
+            key: SoftwareP256::from_pkcs8(&self.key.to_pkcs8().unwrap()).unwrap(),
+            account: None,
+        };
         anonymous.post(harness, "/acme/new-account", &json!({})).await
     }
 }
@@ -345,7 +365,10 @@ async fn only_fresh_evidence_for_this_account_and_machine_makes_an_order_ready()
         let answer = client.post_with(&harness, &path, &path, &nonce, &payload).await;
         let challenge = answer.json();
         assert_eq!(challenge["status"], "invalid", "{name}: {challenge}");
-        assert_eq!(challenge["error"]["type"], "urn:ietf:params:acme:error:badAttestationStatement", "{name}");
+        assert_eq!(
+            challenge["error"]["type"], "urn:ietf:params:acme:error:badAttestationStatement",
+            "{name}"
+        );
         let answer = client.post(&harness, &path_of(&order.finalize), &json!({"csr": csr(&key)})).await;
         assert_eq!((answer.status, problem(&answer)), (403, "orderNotReady".into()), "{name}");
         assert_eq!(harness.records_of("issue").await.len(), 0, "{name}");
@@ -374,8 +397,10 @@ async fn only_fresh_evidence_for_this_account_and_machine_makes_an_order_ready()
     .await;
     check("another format", |_| {
         use countersign_proto::cbor::Item;
-        let object =
-            Item::map([("fmt", Item::Text("none".into())), ("attStmt", Item::map(Vec::<(&str, Item)>::new()))]);
+        let object = Item::map([
+            ("fmt", Item::Text("none".into())),
+            ("attStmt", Item::map(Vec::<(&str, Item)>::new())),
+        ]);
         serde_json::to_vec(&json!({"attObj": b64::url_encode(&object.to_bytes())})).unwrap()
     })
     .await;
@@ -462,7 +487,8 @@ async fn a_renewed_certificate_is_for_the_same_key_and_the_chain_is_ours() {
         eab_key: Vec::new(),
     };
     let order = ready_order(&harness, &machine.account, &machine.tpm, &activated, &machine.key).await;
-    let answer = machine.account.post(&harness, &path_of(&order.finalize), &json!({"csr": csr(&machine.key)})).await;
+    let answer =
+        machine.account.post(&harness, &path_of(&order.finalize), &json!({"csr": csr(&machine.key)})).await;
     let certificate = answer.json()["certificate"].as_str().unwrap().to_owned();
     let answer = machine.account.get(&harness, &path_of(&certificate)).await;
     assert_eq!(answer.header("content-type"), Some("application/pem-certificate-chain"));

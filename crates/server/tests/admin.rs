@@ -47,7 +47,11 @@ async fn an_agent_lives_from_its_sponsor_to_its_retirement() {
     post(&harness, "/admin/v1/agents/bot/resume", json!({})).await.unwrap();
     post(&harness, "/admin/v1/agents/bot/retire", json!({})).await.unwrap();
     assert_eq!(post(&harness, "/admin/v1/agents/bot/resume", json!({})).await, Err(refused(409, "state")));
-    assert_eq!(post(&harness, "/admin/v1/agents", bot).await, Err(refused(409, "exists")), "ids are never reused");
+    assert_eq!(
+        post(&harness, "/admin/v1/agents", bot).await,
+        Err(refused(409, "exists")),
+        "ids are never reused"
+    );
 
     let revocations = harness.records_of("revoke").await;
     let acts: Vec<_> = revocations.iter().map(|record| record["act"].as_str().unwrap()).collect();
@@ -71,8 +75,12 @@ async fn requests_that_say_more_or_less_than_they_may_change_nothing() {
         ("/admin/v1/agents/../kill", json!({}), 404),
         ("/admin/v1/machines/tokens", json!({"machine": "m-1", "expires_in_secs": 1}), 400),
         ("/admin/v1/machines/m-1/lock", json!({}), 404),
-        ("/admin/v1/tasks", json!({"agent": "bot", "purpose": "p", "upstream": "files",
-            "tools": [{"name": "t"}], "max_calls": 1, "expires_in_secs": 60}), 400),
+        (
+            "/admin/v1/tasks",
+            json!({"agent": "bot", "purpose": "p", "upstream": "files",
+            "tools": [{"name": "t"}], "max_calls": 1, "expires_in_secs": 60}),
+            400,
+        ),
     ];
     for (path, body, status) in cases {
         let (got, _) = post(&harness, path, body.clone()).await.unwrap_err();
@@ -84,17 +92,20 @@ async fn requests_that_say_more_or_less_than_they_may_change_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_that_does_not_compile_leaves_the_old_one_and_revisions_only_grow() {
     let harness = Harness::start().await;
-    let permit = "permit(principal, action, resource);";
+    let permit = "@id(\"all\") permit(principal, action, resource);";
     let first = post(&harness, "/admin/v1/policies", json!({"cedar": permit})).await.unwrap();
     assert_eq!(first["revision"], 1);
-    for broken in ["permit(principal, action", "permit(principal == Machin::\"x\", action, resource);"] {
+    for broken in
+        ["permit(principal, action", "@id(\"odd\") permit(principal == Machin::\"x\", action, resource);"]
+    {
         let answer = post(&harness, "/admin/v1/policies", json!({"cedar": broken})).await;
         assert_eq!(answer, Err(refused(422, "invalid_policy")), "{broken}");
     }
     let stale = json!({"cedar": permit, "expected_revision": 0});
     assert_eq!(post(&harness, "/admin/v1/policies", stale).await, Err(refused(409, "conflict")));
     assert_eq!(harness.snapshot().policies.revision, 1);
-    let second = post(&harness, "/admin/v1/policies", json!({"cedar": "", "expected_revision": 1})).await.unwrap();
+    let second =
+        post(&harness, "/admin/v1/policies", json!({"cedar": "", "expected_revision": 1})).await.unwrap();
     assert_eq!(second["revision"], 2);
     let active: Value = harness.admin("GET", "/admin/v1/policies", json!({})).await.unwrap();
     assert_eq!(active["revision"], 2);
@@ -122,7 +133,11 @@ async fn a_tool_waits_for_review_and_a_changed_one_waits_again() {
 
     let path = "/admin/v1/upstreams/files/tools/read/approve";
     let other = json!({"digest": tool("read", "two").digest});
-    assert_eq!(post(&harness, path, other).await, Err(refused(409, "conflict")), "another definition was reviewed");
+    assert_eq!(
+        post(&harness, path, other).await,
+        Err(refused(409, "conflict")),
+        "another definition was reviewed"
+    );
     post(&harness, path, json!({"digest": tool("read", "one").digest})).await.unwrap();
     assert_eq!(state(&harness), ToolState::Pinned);
 
@@ -141,7 +156,9 @@ async fn at_first_sight_a_tool_is_pinned_only_where_configured_and_a_change_stil
     let upstream = UpstreamId::parse("files").unwrap();
     let name = ToolName::parse("read").unwrap();
     let control = &harness.server.control;
-    for (text, expected) in [("one", ToolState::Pinned), ("two", ToolState::Changed), ("one", ToolState::Pinned)] {
+    for (text, expected) in
+        [("one", ToolState::Pinned), ("two", ToolState::Changed), ("one", ToolState::Pinned)]
+    {
         control.propose_tools(&upstream, vec![tool("read", text)]).await.unwrap();
         assert_eq!(harness.snapshot().upstreams[&upstream].tools[&name].state, expected, "{text}");
     }
@@ -168,7 +185,10 @@ async fn status_records_and_probes_tell_how_it_is() {
     assert_eq!((status["ready"].as_bool(), status["log_healthy"].as_bool()), (Some(true), Some(true)));
     let records: Value = harness.admin("GET", "/admin/v1/records?from=1&limit=1", json!({})).await.unwrap();
     assert_eq!(records["records"].as_array().unwrap().len(), 1);
-    assert_eq!((&records["records"][0]["index"], &records["records"][0]["record"]["act"]), (&json!(1), &json!("person.add")));
+    assert_eq!(
+        (&records["records"][0]["index"], &records["records"][0]["record"]["act"]),
+        (&json!(1), &json!("person.add"))
+    );
     let odd: Result<Value, _> = harness.admin("GET", "/admin/v1/records?offset=1", json!({})).await;
     assert_eq!(odd, Err(refused(400, "invalid_request")));
     for path in ["/healthz", "/readyz"] {

@@ -7,7 +7,9 @@ use countersign_identity::approval::GrantExpectation;
 use countersign_identity::verify_grant;
 use countersign_proto::call::Call;
 use countersign_proto::digest::Sha256Digest;
-use countersign_proto::id::{AgentId, ApprovalId, DecisionId, MachineId, PersonId, RunId, TaskId, ToolName, UpstreamId};
+use countersign_proto::id::{
+    AgentId, ApprovalId, DecisionId, MachineId, PersonId, RunId, TaskId, ToolName, UpstreamId,
+};
 use countersign_proto::jose::{JwsSigner, KeySet, Thumbprint};
 use countersign_proto::json;
 use countersign_proto::time::Clock;
@@ -19,7 +21,11 @@ use support::world::{AGENT, World};
 fn call(path: &str) -> Call {
     let arguments = json::from_serde(&json!({"path": path})).unwrap();
     let json::Value::Object(arguments) = arguments else { panic!("an object") };
-    Call { upstream: UpstreamId::parse("files").unwrap(), tool: ToolName::parse("read_file").unwrap(), arguments }
+    Call {
+        upstream: UpstreamId::parse("files").unwrap(),
+        tool: ToolName::parse("read_file").unwrap(),
+        arguments,
+    }
 }
 
 fn request(world: &World, path: &str) -> ApprovalRequest {
@@ -40,7 +46,13 @@ fn request(world: &World, path: &str) -> ApprovalRequest {
 
 async fn redeem(world: &World, id: &ApprovalId, request: &ApprovalRequest) -> ApprovalOutcome {
     let digest = request.call.digest();
-    world.harness.server.control.redeem_approval(id, &digest, &request.run, &request.machine_jkt).await.unwrap()
+    world
+        .harness
+        .server
+        .control
+        .redeem_approval(id, &digest, &request.run, &request.machine_jkt)
+        .await
+        .unwrap()
 }
 
 async fn impatient() -> World {
@@ -52,7 +64,9 @@ async fn asking_again_finds_the_first_request_and_other_calls_are_other_requests
     let world = impatient().await;
     let control = &world.harness.server.control;
     let first = control.ask_approval(request(&world, "/srv/a")).await.unwrap();
-    let asked = futures_util::future::join_all((0..20).map(|_| control.ask_approval(request(&world, "/srv/a")))).await;
+    let asked =
+        futures_util::future::join_all((0..20).map(|_| control.ask_approval(request(&world, "/srv/a"))))
+            .await;
     assert!(asked.into_iter().all(|handle| handle.unwrap() == first));
     let other = control.ask_approval(request(&world, "/srv/b")).await.unwrap();
     assert_ne!(first.id, other.id);
@@ -148,7 +162,8 @@ async fn a_yes_is_for_one_call_one_run_one_machine_and_one_time() {
     assert_eq!(granted.approver().as_str(), "bob");
     assert_eq!(redeem(&world, &handle.id, &asked).await, ApprovalOutcome::Spent);
 
-    let acts: Vec<_> = world.harness.records_of("approval").await.iter().map(|record| record["act"].clone()).collect();
+    let acts: Vec<_> =
+        world.harness.records_of("approval").await.iter().map(|record| record["act"].clone()).collect();
     assert_eq!(acts, ["approval.ask", "approval.grant", "approval.use"]);
     let grant = &world.harness.records_of("approval").await[1];
     assert!(grant["assertion"]["signature"].is_string(), "the signed yes is in the log: {grant}");

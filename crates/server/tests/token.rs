@@ -96,45 +96,80 @@ async fn a_token_request_is_refused_with_one_record_and_no_token() {
         ("GET", 400, "invalid_request", Box::new(|call| call.method = "GET".into())),
         ("query", 400, "invalid_request", Box::new(|call| call.path = "/oauth/token?client_id=x".into())),
         ("json", 400, "invalid_request", Box::new(|call| call.content_type = "application/json".into())),
-        ("two ways to authenticate", 400, "invalid_request", Box::new(|call| {
-            call.more.push(("authorization", "Basic eDp5".into()));
-        })),
+        (
+            "two ways to authenticate",
+            400,
+            "invalid_request",
+            Box::new(|call| {
+                call.more.push(("authorization", "Basic eDp5".into()));
+            }),
+        ),
         ("a secret besides", 400, "invalid_request", Box::new(|call| call.form.push_str("&client_secret=x"))),
-        ("duplicate parameter", 400, "invalid_request", Box::new(|call| {
-            call.form.push_str("&client_id=agent%3Abuild-bot");
-        })),
+        (
+            "duplicate parameter",
+            400,
+            "invalid_request",
+            Box::new(|call| {
+                call.form.push_str("&client_id=agent%3Abuild-bot");
+            }),
+        ),
         ("two resources", 400, "invalid_target", Box::new(|call| call.form.push_str("&resource=x"))),
-        ("no resource", 400, "invalid_target", { let form = with_form(&[]); Box::new(move |call| call.form = form.clone()) }),
+        ("no resource", 400, "invalid_target", {
+            let form = with_form(&[]);
+            Box::new(move |call| call.form = form.clone())
+        }),
         ("unknown resource", 400, "invalid_target", {
             let form = with_form(&[("resource", "https://gw.test/mcp/FILES")]);
             Box::new(move |call| call.form = form.clone())
         }),
-        ("another grant", 400, "unsupported_grant_type", Box::new(|call| {
-            call.form = call.form.replace("client_credentials", "refresh_token");
-        })),
+        (
+            "another grant",
+            400,
+            "unsupported_grant_type",
+            Box::new(|call| {
+                call.form = call.form.replace("client_credentials", "refresh_token");
+            }),
+        ),
         ("no attestation", 401, "invalid_client", Box::new(|call| call.attestation.clear())),
         ("no proof of the machine", 401, "invalid_client", Box::new(|call| call.pop.clear())),
         ("no dpop", 400, "invalid_dpop_proof", Box::new(|call| call.dpop.clear())),
-        ("two dpop proofs", 400, "invalid_request", Box::new(|call| {
-            let again = call.dpop.clone();
-            call.more.push(("dpop", again));
-        })),
-        ("another client", 401, "invalid_client", Box::new(|call| {
-            call.form = call.form.replace("build-bot", "other-bot");
-        })),
-        ("proof by another key", 401, "invalid_client_attestation", Box::new(move |call| {
-            call.pop = prove_pop(&stranger, &client, ISSUER, "AAAA", "p1", now).unwrap();
-        })),
+        (
+            "two dpop proofs",
+            400,
+            "invalid_request",
+            Box::new(|call| {
+                let again = call.dpop.clone();
+                call.more.push(("dpop", again));
+            }),
+        ),
+        (
+            "another client",
+            401,
+            "invalid_client",
+            Box::new(|call| {
+                call.form = call.form.replace("build-bot", "other-bot");
+            }),
+        ),
+        (
+            "proof by another key",
+            401,
+            "invalid_client_attestation",
+            Box::new(move |call| {
+                call.pop = prove_pop(&stranger, &client, ISSUER, "AAAA", "p1", now).unwrap();
+            }),
+        ),
         ("dpop for another method", 400, "invalid_dpop_proof", {
             let proof = dpop::prove(&agent_key, "GET", &token_url, None, None, "d1", now).unwrap();
             Box::new(move |call| call.dpop = proof.clone())
         }),
         ("dpop for another url", 400, "invalid_dpop_proof", {
-            let proof = dpop::prove(&agent_key, "POST", "https://localhost/oauth", None, None, "d1", now).unwrap();
+            let proof =
+                dpop::prove(&agent_key, "POST", "https://localhost/oauth", None, None, "d1", now).unwrap();
             Box::new(move |call| call.dpop = proof.clone())
         }),
         ("old dpop", 400, "invalid_dpop_proof", {
-            let proof = dpop::prove(&agent_key, "POST", &token_url, None, None, "d1", now.plus_secs(-70)).unwrap();
+            let proof =
+                dpop::prove(&agent_key, "POST", &token_url, None, None, "d1", now.plus_secs(-70)).unwrap();
             Box::new(move |call| call.dpop = proof.clone())
         }),
         ("unknown details type", 400, "invalid_authorization_details", {
@@ -156,7 +191,11 @@ async fn a_token_request_is_refused_with_one_record_and_no_token() {
         let issued = world.harness.records_of("issue").await.len();
         let denied = world.harness.records_of("denial").await.len();
         let answer = world.send(&call).await;
-        assert_eq!((answer.status, answer.json()["error"].as_str()), (status, Some(error)), "{name}: {answer:?}");
+        assert_eq!(
+            (answer.status, answer.json()["error"].as_str()),
+            (status, Some(error)),
+            "{name}: {answer:?}"
+        );
         assert_eq!(world.harness.records_of("issue").await.len(), issued, "{name}");
         assert_eq!(world.harness.records_of("denial").await.len(), denied + 1, "{name}");
         assert!(answer.json()["access_token"].is_null(), "{name}");
@@ -236,8 +275,12 @@ async fn killed_locked_revoked_and_ended_means_no_token() {
     check("agent retired", |_| format!("/admin/v1/agents/{AGENT}/retire"), "invalid_grant").await;
     check("machine locked", |_| "/admin/v1/machines/m-1/lock".into(), "invalid_client_attestation").await;
     check("machine revoked", |_| "/admin/v1/machines/m-1/revoke".into(), "invalid_client_attestation").await;
-    check("task revoked", |world| format!("/admin/v1/tasks/{}/revoke", world.task), "invalid_authorization_details")
-        .await;
+    check(
+        "task revoked",
+        |world| format!("/admin/v1/tasks/{}/revoke", world.task),
+        "invalid_authorization_details",
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -248,7 +291,8 @@ async fn a_revoked_run_ends_and_a_killed_agents_run_stays_dead_after_it_resumes(
     assert_eq!(world.send(&call).await.status, 200);
     let kill = format!("/admin/v1/agents/{AGENT}/kill");
     let _: Value = world.harness.admin("POST", &kill, json!({})).await.unwrap();
-    let _: Value = world.harness.admin("POST", &format!("/admin/v1/agents/{AGENT}/resume"), json!({})).await.unwrap();
+    let _: Value =
+        world.harness.admin("POST", &format!("/admin/v1/agents/{AGENT}/resume"), json!({})).await.unwrap();
     let call = world.request(&agent_key).await;
     assert_eq!(world.send(&call).await.json()["error"], "invalid_grant");
 
@@ -256,7 +300,8 @@ async fn a_revoked_run_ends_and_a_killed_agents_run_stays_dead_after_it_resumes(
     let call = world.request(&fresh).await;
     assert_eq!(world.send(&call).await.status, 200);
     let run = world.harness.records_of("issue").await.last().unwrap()["run"].as_str().unwrap().to_owned();
-    let _: Value = world.harness.admin("POST", &format!("/admin/v1/runs/{run}/revoke"), json!({})).await.unwrap();
+    let _: Value =
+        world.harness.admin("POST", &format!("/admin/v1/runs/{run}/revoke"), json!({})).await.unwrap();
     assert!(world.harness.snapshot().revoked_runs.iter().any(|revoked| revoked.as_str() == run));
     let call = world.request(&fresh).await;
     assert_eq!(world.send(&call).await.json()["error"], "invalid_grant");
@@ -346,7 +391,8 @@ async fn a_rebooted_machine_attests_again_and_metadata_says_what_there_is() {
     let call = world.request(&agent_key).await;
     assert_eq!(world.send(&call).await.status, 200);
 
-    let metadata = world.harness.https(None, "GET", "/.well-known/oauth-authorization-server", &[], "").await.json();
+    let metadata =
+        world.harness.https(None, "GET", "/.well-known/oauth-authorization-server", &[], "").await.json();
     assert_eq!(metadata["issuer"], ISSUER);
     assert_eq!(metadata["token_endpoint"], format!("{ISSUER}/oauth/token"));
     assert_eq!(metadata["challenge_endpoint"], format!("{ISSUER}/oauth/challenge"));

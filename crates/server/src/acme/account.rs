@@ -10,8 +10,8 @@ use countersign_proto::acme::{
 };
 use countersign_store::{ConsumeKind, StoreError, Stored};
 use countersign_trust::acme::{Account, AccountState};
-use http::header::LOCATION;
 use http::StatusCode;
+use http::header::LOCATION;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -69,7 +69,11 @@ async fn open(plane: &Plane, request: &VerifiedAcmeRequest) -> Result<Response, 
     let binding = payload.binding()?;
     let kid = binding.kid().to_owned();
     let Some(stored) = plane.store.load::<EabRow>(&kid).await? else {
-        return Err(Problem::new(AcmeProblem::Unauthorized, "the external account binding is not acceptable").into());
+        return Err(Problem::new(
+            AcmeProblem::Unauthorized,
+            "the external account binding is not acceptable",
+        )
+        .into());
     };
     let key = MacKey::new(plane.eab_key(&kid)).ok_or(Trouble::Form("external account key"))?;
     binding.verify(&key, request.key(), &url(plane, "/new-account"))?;
@@ -109,7 +113,9 @@ async fn open(plane: &Plane, request: &VerifiedAcmeRequest) -> Result<Response, 
 
 async fn deactivate(plane: &Plane, stored: &Stored<AccountRow>) -> Result<Response, AcmeError> {
     let next = stored.value.0.clone().deactivate();
-    plane.record(Kind::Revoke, json!({"what": "acme_account", "account": next.id, "machine": next.machine})).await?;
+    plane
+        .record(Kind::Revoke, json!({"what": "acme_account", "account": next.id, "machine": next.machine}))
+        .await?;
     plane.store.update(stored, &Row(next.clone())).await?;
     Ok(resource(plane, StatusCode::OK, &next))
 }

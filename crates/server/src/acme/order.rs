@@ -7,8 +7,8 @@ use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use countersign_audit::Kind;
 use countersign_proto::acme::{
-    AcmeProblem, AttestationError, CONTENT_TYPE_CHAIN, FinalizeRequest, NewOrder, Problem,
-    key_authorization, parse_attestation_payload, read_payload,
+    AcmeProblem, AttestationError, CONTENT_TYPE_CHAIN, FinalizeRequest, NewOrder, Problem, key_authorization,
+    parse_attestation_payload, read_payload,
 };
 use countersign_proto::b64;
 use countersign_proto::digest::Sha256Digest;
@@ -62,7 +62,11 @@ pub(super) async fn order(State(plane): State<Arc<Plane>>, Path(id): Id, request
 }
 
 /// `POST /acme/authz/{id}` (POST-as-GET)
-pub(super) async fn authorization(State(plane): State<Arc<Plane>>, Path(id): Id, request: Request) -> Response {
+pub(super) async fn authorization(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Id,
+    request: Request,
+) -> Response {
     let outcome = async {
         let (_, stored) = read_only(&plane, &id, request).await?;
         let resource = stored.value.order.authorization_resource(&plane.settings.issuer);
@@ -132,9 +136,10 @@ async fn own_order(plane: &Plane, id: &str, account: &Account) -> Result<Stored<
     let now = plane.now();
     let interrupted = match &stored.value.order.state {
         OrderState::Processing { at, .. } => now.secs_since(*at) > INTERRUPTED_AFTER_SECS,
-        OrderState::Pending {} | OrderState::Ready { .. } | OrderState::Valid { .. } | OrderState::Invalid { .. } => {
-            false
-        }
+        OrderState::Pending {}
+        | OrderState::Ready { .. }
+        | OrderState::Valid { .. }
+        | OrderState::Invalid { .. } => false,
     };
     if !interrupted {
         return Ok(stored);
@@ -152,7 +157,8 @@ async fn answer_challenge(
 ) -> Result<Order, AcmeError> {
     let now = plane.now();
     let order = stored.value.order.clone();
-    let machine = plane.store.load::<MachineRow>(order.machine.as_str()).await?.ok_or_else(unauthorized)?.value.0;
+    let machine =
+        plane.store.load::<MachineRow>(order.machine.as_str()).await?.ok_or_else(unauthorized)?.value.0;
     machine.may_act().map_err(|_| unauthorized())?;
     let evidence = Sha256Digest::of(payload);
     let outcome = match parse_attestation_payload(payload) {
@@ -194,7 +200,8 @@ async fn record_attestation(
     evidence: &Sha256Digest,
     payload: &[u8],
 ) -> Result<(), Trouble> {
-    let facts = json!({"order": order.id, "account": order.account, "machine": order.machine, "ev": evidence});
+    let facts =
+        json!({"order": order.id, "account": order.account, "machine": order.machine, "ev": evidence});
     match outcome {
         Ok(key) => {
             let mut members = facts;
@@ -233,7 +240,11 @@ fn refusal_code(error: &DeviceAttestError) -> &'static str {
 }
 
 /// From ready to a certificate: whoever moves the order to processing issues, everybody else is too late.
-async fn issue(plane: &Plane, stored: Stored<OrderRow>, payload: &FinalizeRequest) -> Result<Order, AcmeError> {
+async fn issue(
+    plane: &Plane,
+    stored: Stored<OrderRow>,
+    payload: &FinalizeRequest,
+) -> Result<Order, AcmeError> {
     let now = plane.now();
     let bad_csr = || Problem::new(AcmeProblem::BadCsr, "the request for a certificate is not acceptable");
     let csr = b64::url_decode(&payload.csr).map_err(|_| bad_csr())?;
@@ -241,7 +252,9 @@ async fn issue(plane: &Plane, stored: Stored<OrderRow>, payload: &FinalizeReques
     let (processing, issuance) = match stored.value.order.clone().finalize(&facts, now) {
         Ok(step) => step,
         Err(refused) => {
-            if matches!(refused.order.state, OrderState::Invalid { .. }) && refused.order != stored.value.order {
+            if matches!(refused.order.state, OrderState::Invalid { .. })
+                && refused.order != stored.value.order
+            {
                 let members = json!({"order": refused.order.id, "machine": refused.order.machine});
                 record_refusal(plane, "att.key_mismatch", members).await?;
             }
@@ -272,7 +285,11 @@ async fn issue(plane: &Plane, stored: Stored<OrderRow>, payload: &FinalizeReques
     }
 }
 
-async fn complete(plane: &Plane, processing: &Stored<OrderRow>, issuance: Issuance) -> Result<Order, AcmeError> {
+async fn complete(
+    plane: &Plane,
+    processing: &Stored<OrderRow>,
+    issuance: Issuance,
+) -> Result<Order, AcmeError> {
     let now = plane.now();
     let row = &processing.value;
     let OrderState::Processing { key, .. } = &row.order.state else {
@@ -280,7 +297,8 @@ async fn complete(plane: &Plane, processing: &Stored<OrderRow>, issuance: Issuan
     };
     let evidence = row.evidence.ok_or(Trouble::Form("evidence reference"))?;
     let load = || async {
-        let stored = plane.store.load::<MachineRow>(row.order.machine.as_str()).await?.ok_or_else(unauthorized)?;
+        let stored =
+            plane.store.load::<MachineRow>(row.order.machine.as_str()).await?.ok_or_else(unauthorized)?;
         let next = stored.value.0.clone().certify(key, now).map_err(|_| unauthorized())?;
         Ok::<_, AcmeError>((stored, next))
     };

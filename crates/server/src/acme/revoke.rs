@@ -32,7 +32,9 @@ pub(super) async fn revoke_certificate(State(plane): State<Arc<Plane>>, request:
             return Err(unauthorized().into());
         }
         if stored.value.revoked_at.is_some() {
-            return Err(Problem::new(AcmeProblem::AlreadyRevoked, "the certificate is revoked already").into());
+            return Err(
+                Problem::new(AcmeProblem::AlreadyRevoked, "the certificate is revoked already").into()
+            );
         }
         revoke(&plane, &stored, payload.reason).await?;
         Ok(StatusCode::OK.into_response())

@@ -73,7 +73,8 @@ pub(super) async fn invite_person(
     }
     let (invite, answer) = invitation(&plane, &id);
     let tx = plane.store.transaction().expect(&person).insert(&invite);
-    carry_out(&plane, &peer, Kind::Admin, "person.invite", json!({"person": id, "reason": reason}), tx).await?;
+    carry_out(&plane, &peer, Kind::Admin, "person.invite", json!({"person": id, "reason": reason}), tx)
+        .await?;
     Ok(Reply(answer))
 }
 
@@ -92,7 +93,10 @@ pub(super) async fn list_agents(State(plane): State<Arc<Plane>>) -> Answer<api::
 }
 
 /// `GET /admin/v1/agents/{id}`
-pub(super) async fn show_agent(State(plane): State<Arc<Plane>>, Path(id): Path<String>) -> Answer<api::Agent> {
+pub(super) async fn show_agent(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+) -> Answer<api::Agent> {
     Ok(Reply(shown(stored_agent(&plane, &id).await?.value.0)))
 }
 

@@ -76,7 +76,8 @@ fn exchange<Body: Serialize>(
     if !path.starts_with('/') || path.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
         return Err(ClientError::Answer);
     }
-    let body = if method == "GET" { Vec::new() } else { serde_json::to_vec(body).map_err(ClientError::Request)? };
+    let body =
+        if method == "GET" { Vec::new() } else { serde_json::to_vec(body).map_err(ClientError::Request)? };
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(ANSWER_WITHIN))?;
     stream.set_write_timeout(Some(ANSWER_WITHIN))?;

@@ -37,8 +37,9 @@ pub(super) async fn create_token(
         return Err(AdminError::Invalid("an enrollment token lives 60 seconds to 7 days"));
     }
     if let Some(pcrs) = &request.reference {
-        ReferenceValues::new("administered", pcrs.clone())
-            .map_err(|_| AdminError::Invalid("the reference values name no pcr, or one that proves nothing"))?;
+        ReferenceValues::new("administered", pcrs.clone()).map_err(|_| {
+            AdminError::Invalid("the reference values name no pcr, or one that proves nothing")
+        })?;
     }
     let known = plane.store.load::<MachineRow>(request.machine.as_str()).await?;
     if known.is_some_and(|known| known.value.0.state == MachineState::Revoked) {

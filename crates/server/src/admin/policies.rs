@@ -40,7 +40,8 @@ pub(super) async fn activate_policy(
     };
     let draft = crate::snapshot::draft(&plane).await?;
     let bundle = PolicyBundle { revision: next.revision, cedar: next.cedar.clone(), digest: next.digest };
-    Pdp::compile(&bundle, &draft.agents, &draft.upstreams).map_err(|error| AdminError::Policy(lines(&error)))?;
+    Pdp::compile(&bundle, &draft.agents, &draft.upstreams)
+        .map_err(|error| AdminError::Policy(lines(&error)))?;
     let tx = plane.store.transaction();
     let tx = match &active {
         Some(stored) => tx.update(stored, &next),

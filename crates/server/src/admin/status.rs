@@ -8,8 +8,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use countersign_proto::b64;
 use countersign_proto::digest::Sha256Digest;
-use http::header::CONTENT_TYPE;
 use http::StatusCode;
+use http::header::CONTENT_TYPE;
 
 use super::{AdminError, Answer, Reply, api};
 use crate::plane::Plane;
@@ -42,9 +42,7 @@ async fn is_ready(plane: &Plane) -> bool {
 
 async fn exposition(State(plane): State<Arc<Plane>>) -> Response {
     match &plane.metrics {
-        Some(handle) => {
-            ([(CONTENT_TYPE, "text/plain; version=0.0.4")], handle.render()).into_response()
-        }
+        Some(handle) => ([(CONTENT_TYPE, "text/plain; version=0.0.4")], handle.render()).into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
     }
 }

@@ -13,7 +13,9 @@ use countersign_proto::time::Timestamp;
 use countersign_proto::tpm::TpmsAttest;
 use countersign_store::{ConsumeKind, StoreError, Stored};
 use countersign_trust::quote::{QuoteError, QuoteEvidence, VerifiedQuote, verify_quote};
-use countersign_trust::{AppraisalError, PeerCertificate, VerifiedMachine, appraise_attestation, appraise_peer};
+use countersign_trust::{
+    AppraisalError, PeerCertificate, VerifiedMachine, appraise_attestation, appraise_peer,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -79,10 +81,15 @@ pub(super) async fn client_attestation(
     conclude(&plane, "client_attestation", outcome.await).await
 }
 
-async fn attest(plane: &Plane, peer: &Peer, request: &AttestationRequest) -> Result<AttestationAnswer, Refused> {
+async fn attest(
+    plane: &Plane,
+    peer: &Peer,
+    request: &AttestationRequest,
+) -> Result<AttestationAnswer, Refused> {
     let now = plane.now();
     let (certificate, stored, machine) = machine_at(plane, peer).await?;
-    let facts = json!({"machine": machine.id(), "machine_key": machine.thumbprint(), "agent": request.client_id});
+    let facts =
+        json!({"machine": machine.id(), "machine_key": machine.thumbprint(), "agent": request.client_id});
     let agent = known_agent(plane, &request.client_id).await?;
     let nonce_ends_at = plane
         .nonces
@@ -97,7 +104,11 @@ async fn attest(plane: &Plane, peer: &Peer, request: &AttestationRequest) -> Res
     let quote = appraise_quote(plane, &stored, request, &facts).await?;
     let claim = appraise_attestation(&stored.value.0, &quote, now)
         .map_err(|error| AttestError::MachineState.because(&error, facts.clone()))?;
-    let next = stored.value.0.clone().attested(&quote, now)
+    let next = stored
+        .value
+        .0
+        .clone()
+        .attested(&quote, now)
         .map_err(|error| AttestError::MachineState.because(&error, facts.clone()))?;
 
     let committed = plane
@@ -110,7 +121,9 @@ async fn attest(plane: &Plane, peer: &Peer, request: &AttestationRequest) -> Res
     match committed {
         Ok(()) => {}
         // Spent before, or another quote of this machine came in between: a fresh nonce settles both.
-        Err(StoreError::Consumed { .. } | StoreError::Conflict { .. }) => return Err(AttestError::Nonce.knowing(facts)),
+        Err(StoreError::Consumed { .. } | StoreError::Conflict { .. }) => {
+            return Err(AttestError::Nonce.knowing(facts));
+        }
         Err(error) => return Err(error.into()),
     }
     // INVARIANT: recorded, evidence included, before the attestation exists.
@@ -139,7 +152,9 @@ async fn machine_at(
 ) -> Result<(PeerCertificate, Stored<MachineRow>, VerifiedMachine), Refused> {
     let der = match peer {
         Peer::Certified(der) => der,
-        Peer::Anonymous | Peer::Loopback | Peer::Local { .. } => return Err(AttestError::MachineCertificate.into()),
+        Peer::Anonymous | Peer::Loopback | Peer::Local { .. } => {
+            return Err(AttestError::MachineCertificate.into());
+        }
     };
     let certificate = PeerCertificate::from_der(der)
         .map_err(|error| AttestError::MachineCertificate.because(&error, json!({})))?;
@@ -147,15 +162,16 @@ async fn machine_at(
     let Some(stored) = plane.store.load::<MachineRow>(certificate.machine_id().as_str()).await? else {
         return Err(AttestError::MachineCertificate.knowing(facts));
     };
-    let machine = appraise_peer(&certificate, stored.value.0.entry().as_ref(), plane.now()).map_err(|error| {
-        let refusal = match error {
-            AppraisalError::Locked | AppraisalError::Revoked => AttestError::MachineState,
-            AppraisalError::CertificateExpired | AppraisalError::Unknown | AppraisalError::KeyNotAttested => {
-                AttestError::MachineCertificate
-            }
-        };
-        refusal.because(&error, facts)
-    })?;
+    let machine =
+        appraise_peer(&certificate, stored.value.0.entry().as_ref(), plane.now()).map_err(|error| {
+            let refusal = match error {
+                AppraisalError::Locked | AppraisalError::Revoked => AttestError::MachineState,
+                AppraisalError::CertificateExpired
+                | AppraisalError::Unknown
+                | AppraisalError::KeyNotAttested => AttestError::MachineCertificate,
+            };
+            refusal.because(&error, facts)
+        })?;
     Ok((certificate, stored, machine))
 }
 

@@ -131,7 +131,8 @@ async fn begin_activation(plane: &Plane, request: BeginRequest) -> Result<BeginA
         creation_attest: &request.creation_attest.0,
         creation_signature: &request.creation_signature.0,
     };
-    let ak = check_ak(&evidence, &token.token).map_err(|error| AttestError::Ak.because(&error, facts.clone()))?;
+    let ak =
+        check_ak(&evidence, &token.token).map_err(|error| AttestError::Ak.because(&error, facts.clone()))?;
     refuse_other_machine(plane, &token.machine, &ek).await?;
 
     let (pending, credential) = activation::begin(ek, ak, now, plane.rng.as_ref())
@@ -229,7 +230,10 @@ async fn finish_activation(
     Ok(ActivateAnswer {
         machine_id: activation.machine,
         permanent_identifier,
-        ak_certificates: vec![Octets(certificate.der), Octets(plane.attestation_ca.certificate_der().to_vec())],
+        ak_certificates: vec![
+            Octets(certificate.der),
+            Octets(plane.attestation_ca.certificate_der().to_vec()),
+        ],
         eab: EabAnswer { key: Octets(plane.eab_key(&eab.kid)), kid: eab.kid },
     })
 }
@@ -263,7 +267,9 @@ async fn known_machine(
     let Some(known) = plane.store.load::<MachineRow>(machine.as_str()).await? else { return Ok(None) };
     match known.value.0.recognizes(activated) {
         Ok(()) => Ok(Some(known)),
-        Err(error @ MachineError::IdentityImmutable) => Err(AttestError::MachineExists.because(&error, facts.clone())),
+        Err(error @ MachineError::IdentityImmutable) => {
+            Err(AttestError::MachineExists.because(&error, facts.clone()))
+        }
         Err(
             error @ (MachineError::Revoked
             | MachineError::Locked

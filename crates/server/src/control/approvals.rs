@@ -195,8 +195,8 @@ impl ServerControl {
             asked_at: now,
             expires_at: now.plus_secs(plane.settings.lifetimes.approval_secs).min(task.value.0.expires_at),
         };
-        let approval =
-            Approval::ask(question).map_err(|_| ControlError::Refused("the request would be open too long"))?;
+        let approval = Approval::ask(question)
+            .map_err(|_| ControlError::Refused("the request would be open too long"))?;
         plane.record(Kind::Approval, members("approval.ask", &approval)).await?;
         tx.expect(&task).insert(&Row(approval.clone())).commit().await?;
         plane.approvals_changed.notify_waiters();
@@ -267,7 +267,8 @@ impl ServerControl {
         // INVARIANT: spent and recorded before there is a grant.
         plane.record(Kind::Approval, members("approval.use", &used)).await?;
         let jti = plane.name("grt_");
-        let grant = used.to_grant(&plane.settings.issuer, &jti, now).ok_or(Trouble::Form("approval grant"))?;
+        let grant =
+            used.to_grant(&plane.settings.issuer, &jti, now).ok_or(Trouble::Form("approval grant"))?;
         let key = &plane.keys.approval;
         let grant = grant.sign(key.signer(), key.kid()).map_err(|_| Trouble::Form("approval grant"))?;
         Ok(ApprovalOutcome::Granted(grant))

@@ -75,7 +75,8 @@ pub(super) async fn token(State(plane): State<Arc<Plane>>, request: Request) -> 
         Refusal::Unavailable(trouble) => trouble,
     };
     tracing::error!(error = &trouble as &dyn std::error::Error, "token request failed");
-    let body = json!({"error": "temporarily_unavailable", "error_description": "nothing can be issued right now"});
+    let body =
+        json!({"error": "temporarily_unavailable", "error_description": "nothing can be issued right now"});
     json_response(StatusCode::SERVICE_UNAVAILABLE, &body)
 }
 
@@ -122,8 +123,9 @@ async fn grant(plane: &Plane, request: Request) -> Result<Response, Refusal> {
         attempt += 1;
         match decide(plane, &request, &proofs).await {
             // Decided from something that changed meanwhile: nothing happened, decide again.
-            Err(Refusal::Unavailable(Trouble::Store(StoreError::Conflict { .. } | StoreError::Exists { .. })))
-                if attempt < ATTEMPTS => {}
+            Err(Refusal::Unavailable(Trouble::Store(
+                StoreError::Conflict { .. } | StoreError::Exists { .. },
+            ))) if attempt < ATTEMPTS => {}
             Ok(claims) => break claims,
             Err(Refusal::Oauth(error, more)) => return Err(refused(error, merged(facts, more))),
             Err(unavailable @ Refusal::Unavailable(_)) => return Err(unavailable),
@@ -133,8 +135,9 @@ async fn grant(plane: &Plane, request: Request) -> Result<Response, Refusal> {
     plane.record(Kind::Issue, issue_members(&claims)).await?;
     let payload = json::from_serde(&claims).map_err(|_| Trouble::Form("token"))?.to_jcs();
     let key = &plane.keys.token;
-    let token = sign_compact(key.signer(), ACCESS_TOKEN_TYP, &[("kid", json::Value::from(key.kid()))], &payload)
-        .map_err(|_| Trouble::Form("token"))?;
+    let token =
+        sign_compact(key.signer(), ACCESS_TOKEN_TYP, &[("kid", json::Value::from(key.kid()))], &payload)
+            .map_err(|_| Trouble::Form("token"))?;
     metrics::counter!("cs_tokens_issued_total").increment(1);
     let answer = json!({
         "access_token": token, "token_type": "DPoP", "expires_in": claims.exp - claims.iat,
@@ -227,7 +230,11 @@ fn one<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>,
 }
 
 /// Loads, decides purely, and commits in one transaction what the decision spends and opens.
-async fn decide(plane: &Plane, request: &TokenRequest, proofs: &Proofs) -> Result<AccessTokenClaims, Refusal> {
+async fn decide(
+    plane: &Plane,
+    request: &TokenRequest,
+    proofs: &Proofs,
+) -> Result<AccessTokenClaims, Refusal> {
     let now = plane.now();
     if !plane.settings.upstreams.iter().any(|upstream| upstream.resource == request.resource) {
         return Err(OauthError::invalid_target("unknown resource").into());
@@ -244,8 +251,7 @@ async fn decide(plane: &Plane, request: &TokenRequest, proofs: &Proofs) -> Resul
         .load::<PersonRow>(task.value.0.sponsor.as_str())
         .await?
         .ok_or(OauthError::invalid_grant("the sponsor is not active"))?;
-    let known_run =
-        plane.store.find_one::<RunRow>("key", &proofs.agent.thumbprint().to_string()).await?;
+    let known_run = plane.store.find_one::<RunRow>("key", &proofs.agent.thumbprint().to_string()).await?;
     let run = match &known_run {
         Some(stored) => stored.value.0.clone(),
         None => open_run(plane, proofs, &agent.value.0, now)?,

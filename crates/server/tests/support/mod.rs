@@ -97,9 +97,9 @@ impl Harness {
     }
 
     async fn open(dir: tempfile::TempDir, clock: TestClock, change: impl FnOnce(&mut ServerConfig)) -> Self {
-        let store = countersign_store::open_sqlite(&dir.path().join("store.db"), [7; 32]).unwrap();
+        let store = countersign_store::open_sqlite(dir.path().join("store.db"), [7; 32]).unwrap();
         let log = Log::open(
-            &dir.path().join("log"),
+            dir.path().join("log"),
             Origin::parse("log.test/server").unwrap(),
             LogKey::from_seed(&[9; 32]).unwrap(),
             LogLimits::default(),
@@ -129,7 +129,9 @@ impl Harness {
         };
         change(&mut config);
         let server =
-            Server::start(config, store, log.clone(), Arc::new(clock.clone()), Arc::new(SystemRandom)).await.unwrap();
+            Server::start(config, store, log.clone(), Arc::new(clock.clone()), Arc::new(SystemRandom))
+                .await
+                .unwrap();
         Self { server, clock, log, dir }
     }
 
@@ -156,7 +158,9 @@ impl Harness {
         let body = serde_json::to_value(body).unwrap();
         let call = move || countersign_server::admin::client::call(&socket, method, &path, &body);
         tokio::task::spawn_blocking(call).await.unwrap().map_err(|error| match error {
-            countersign_server::admin::client::ClientError::Refused { status, error } => (status, error.error),
+            countersign_server::admin::client::ClientError::Refused { status, error } => {
+                (status, error.error)
+            }
             other => panic!("{other:?}"),
         })
     }
@@ -190,7 +194,8 @@ impl Harness {
         let stream = tokio::net::TcpStream::connect(self.server.addr).await.unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         let connection = tokio::spawn(connection);
         let mut request = hyper::Request::builder().method(method).uri(path).header("host", "localhost");
         for (name, value) in headers {

@@ -29,7 +29,8 @@ impl Browser {
 
     async fn send(&mut self, method: &str, path: &str, body: &Value) -> Answer {
         let stream = tokio::net::TcpStream::connect(self.addr).await.unwrap();
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         let connection = tokio::spawn(connection);
         let host = self.origin.strip_prefix("http://").unwrap();
         let mut request = hyper::Request::builder().method(method).uri(path).header("host", host);
@@ -45,7 +46,8 @@ impl Browser {
         } else {
             Vec::new()
         };
-        let response = sender.send_request(request.body(Full::new(Bytes::from(bytes))).unwrap()).await.unwrap();
+        let response =
+            sender.send_request(request.body(Full::new(Bytes::from(bytes))).unwrap()).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         drop(sender);
@@ -108,5 +110,8 @@ pub async fn approve(harness: &Harness, person: &str, id: &ApprovalId) -> Result
     let view = attribute(&page, "data-view=\"").unwrap_or_else(|| Sha256Digest::of(b"unseen").b64());
     let offer = browser.post(&format!("/approvals/{id}/begin"), json!({"view": view})).await?;
     let assertion = passkey.assert(RP_ID, &browser.origin, &challenge(&offer)).unwrap();
-    browser.post(&format!("/approvals/{id}/approve"), serde_json::to_value(assertion).unwrap()).await.map(drop)
+    browser
+        .post(&format!("/approvals/{id}/approve"), serde_json::to_value(assertion).unwrap())
+        .await
+        .map(drop)
 }

@@ -12,7 +12,7 @@ use countersign_proto::b64;
 use countersign_proto::digest::Sha256Digest;
 use countersign_proto::jose::{JwsSigner, PublicJwk, SoftwareP256};
 use countersign_proto::tpm::{
-    Attested, ClockInfo, EccPoint, HashAlg, PcrSelection, Reader, RH_ENDORSEMENT, RH_OWNER, TpmsAttest,
+    Attested, ClockInfo, EccPoint, HashAlg, PcrSelection, RH_ENDORSEMENT, RH_OWNER, Reader, TpmsAttest,
     TpmsCreationData, TpmtPublic, TpmtSignature, Unique, ak_p256, alg, ek_rsa2048, machine_key_p256,
 };
 use serde_json::{Value, json};
@@ -137,9 +137,11 @@ impl SoftTpm {
 
     /// `TPM2_ActivateCredential`.
     pub fn activate(&self, id_object: &[u8], encrypted_secret: &[u8]) -> Vec<u8> {
-        let ek = OaepPrivateDecryptingKey::new(PrivateDecryptingKey::from_pkcs8(&self.ek_pkcs8()).unwrap()).unwrap();
+        let ek = OaepPrivateDecryptingKey::new(PrivateDecryptingKey::from_pkcs8(&self.ek_pkcs8()).unwrap())
+            .unwrap();
         let mut seed = vec![0; ek.min_output_size()];
-        let seed = ek.decrypt(&OAEP_SHA256_MGF1SHA256, encrypted_secret, &mut seed, Some(b"IDENTITY\0")).unwrap();
+        let seed =
+            ek.decrypt(&OAEP_SHA256_MGF1SHA256, encrypted_secret, &mut seed, Some(b"IDENTITY\0")).unwrap();
         let key = kdfa(seed, b"STORAGE", &self.ak_public().name(), 128);
         let mut reader = Reader::new(id_object);
         let _mac = reader.sized().unwrap();
@@ -232,7 +234,8 @@ impl SoftTpm {
 
 /// A token from the administrator.
 pub async fn enrollment_token(harness: &Harness, machine: &str) -> String {
-    let answer: Value = harness.admin("POST", "/admin/v1/machines/tokens", json!({"machine": machine})).await.unwrap();
+    let answer: Value =
+        harness.admin("POST", "/admin/v1/machines/tokens", json!({"machine": machine})).await.unwrap();
     answer["token"].as_str().unwrap().to_owned()
 }
 

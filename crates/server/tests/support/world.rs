@@ -46,7 +46,8 @@ impl World {
     }
 
     pub async fn nonce(&self) -> String {
-        let answer = self.harness.post_json(Some(&self.machine.identity), "/attest/v1/nonce", &json!({})).await;
+        let answer =
+            self.harness.post_json(Some(&self.machine.identity), "/attest/v1/nonce", &json!({})).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         answer.json()["nonce"].as_str().unwrap().to_owned()
     }
@@ -91,7 +92,8 @@ impl World {
             path: "/oauth/token".into(),
             content_type: "application/x-www-form-urlencoded".into(),
             pop: prove_pop(&self.machine.key, &client, ISSUER, &challenge, &name("p"), now).unwrap(),
-            dpop: dpop::prove(key, "POST", &format!("{ISSUER}/oauth/token"), None, None, &name("d"), now).unwrap(),
+            dpop: dpop::prove(key, "POST", &format!("{ISSUER}/oauth/token"), None, None, &name("d"), now)
+                .unwrap(),
             attestation,
             form: Form::encode(&[
                 ("grant_type", "client_credentials"),
@@ -114,7 +116,9 @@ impl World {
             }
         }
         headers.extend(call.more.iter().map(|(name, value)| (*name, value.as_str())));
-        self.harness.https(Some(&self.machine.identity), &call.method, &call.path, &headers, call.form.clone()).await
+        self.harness
+            .https(Some(&self.machine.identity), &call.method, &call.path, &headers, call.form.clone())
+            .await
     }
 }
 
