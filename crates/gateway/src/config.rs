@@ -138,6 +138,8 @@ pub struct GatewayLimits {
     pub connections: usize,
     /// Connections at a time from one machine key.
     pub connections_per_machine: usize,
+    /// Connections at a time that show no machine certificate; they get little more than a refusal.
+    pub anonymous_connections: usize,
     /// Bytes of a request body.
     pub body_bytes: usize,
     /// Bytes of an upstream answer that the gateway itself must read (`tools/list`, `initialize`).
@@ -148,8 +150,11 @@ pub struct GatewayLimits {
     pub header_bytes: usize,
     /// Time for the TLS handshake.
     pub handshake_timeout: Duration,
-    /// Time for a request's head.
+    /// Time for a request's head on a connection without a machine certificate, from the end of the request
+    /// before.
     pub header_timeout: Duration,
+    /// The same on a machine's connection: what it costs to connect again is a signature of its key.
+    pub idle_timeout: Duration,
     /// Time for a request's body.
     pub body_timeout: Duration,
     /// Time to connect to an upstream.
@@ -181,12 +186,14 @@ impl Default for GatewayLimits {
         Self {
             connections: 4096,
             connections_per_machine: 256,
+            anonymous_connections: 128,
             body_bytes: 1 << 20,
             listing_bytes: 8 << 20,
             header_lines: 64,
             header_bytes: 32 << 10,
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(300),
             body_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
             answer_timeout: Duration::from_secs(300),

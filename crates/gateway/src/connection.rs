@@ -33,17 +33,17 @@ pub(crate) struct Connection {
     pub(crate) channel: OnceLock<VerifiedChannel>,
 }
 
-/// Connections open per machine key.
+/// Connections open per machine key, and those without one.
 #[derive(Clone, Default)]
-pub(crate) struct PerMachine(Arc<Mutex<HashMap<Thumbprint, usize>>>);
+pub(crate) struct PerMachine(Arc<Mutex<HashMap<Option<Thumbprint>, usize>>>);
 
 struct Counted {
     counts: PerMachine,
-    key: Thumbprint,
+    key: Option<Thumbprint>,
 }
 
 impl PerMachine {
-    fn enter(&self, key: Thumbprint, limit: usize) -> Option<Counted> {
+    fn enter(&self, key: Option<Thumbprint>, limit: usize) -> Option<Counted> {
         let mut counts = self.0.lock();
         let count = counts.entry(key).or_insert(0);
         if *count >= limit {
@@ -88,18 +88,15 @@ pub(crate) async fn serve(
         Err(_) => return,
     };
     let connection = Arc::new(Connection::of(&tls));
-    let _counted = match &connection.peer {
-        Ok(peer) => match per_machine.enter(peer.thumbprint(), gate.limits.connections_per_machine) {
-            Some(counted) => Some(counted),
-            None => {
-                tracing::warn!("a machine has too many connections");
-                return;
-            }
-        },
-        Err(_) => None,
-    };
-
     let limits = gate.limits.clone();
+    let (key, places, header_timeout) = match &connection.peer {
+        Ok(peer) => (Some(peer.thumbprint()), limits.connections_per_machine, limits.idle_timeout),
+        Err(_) => (None, limits.anonymous_connections, limits.header_timeout),
+    };
+    let Some(_counted) = per_machine.enter(key, places) else {
+        tracing::warn!(machine = key.is_some(), "too many connections of one kind");
+        return;
+    };
     let service = service_fn(move |request| {
         let (gate, connection) = (gate.clone(), connection.clone());
         async move { Ok::<_, Infallible>(walk(&gate, &connection, request).await) }
@@ -107,7 +104,7 @@ pub(crate) async fn serve(
     let mut served = std::pin::pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(limits.header_timeout)
+            .header_read_timeout(header_timeout)
             .max_headers(limits.header_lines)
             .max_buf_size(limits.header_bytes.max(8192))
             .half_close(false)

@@ -142,7 +142,12 @@ pub(crate) fn stopped(stop: Stop, denial: &Denial, asked: &Asked<'_>) -> Respons
 /// The answer to a denial.
 pub(crate) fn denied(denial: &Denial, asked: &Asked<'_>) -> Response<Body> {
     let (status, rpc_code, www_error) = plain(denial.code);
-    challenge(status, www_error, asked, refusal_body(asked.id, rpc_code, denial))
+    let mut response = challenge(status, www_error, asked, refusal_body(asked.id, rpc_code, denial));
+    if denial.code == Code::MachineCertExpired {
+        // A connection cannot show a newer certificate; the next one can.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// The answer to a challenge that the caller's own machine or a new token can meet (RFC 9470 §3).
@@ -222,23 +227,24 @@ const fn plain(code: Code) -> (StatusCode, i64, Option<&'static str>) {
         | Code::PopNoMachine
         | Code::PopKeyNotAttested
         | Code::BindAgentKey
-        | Code::BindMachineKey => (StatusCode::UNAUTHORIZED, DENIED, Some("invalid_token")),
+        | Code::BindMachineKey
+        // What ended for good also ends its tokens (RFC 6750 §3.1: expired, revoked, malformed or otherwise invalid).
+        | Code::AgentKilled
+        | Code::RunRevoked
+        | Code::TaskRevoked
+        | Code::MachineRevoked => (StatusCode::UNAUTHORIZED, DENIED, Some("invalid_token")),
         Code::PopMissing | Code::PopInvalid | Code::PopReplayed => {
             (StatusCode::UNAUTHORIZED, DENIED, Some("invalid_dpop_proof"))
         }
         Code::MachineUnknown
-        | Code::MachineRevoked
         | Code::MachineLocked
         | Code::MachineCertExpired
         | Code::AgentUnknown
-        | Code::AgentKilled
         | Code::AgentSuspended
-        | Code::RunRevoked
         | Code::TaskTool
         | Code::TaskArgs
         | Code::TaskExpired
         | Code::TaskBudget
-        | Code::TaskRevoked
         | Code::PolicyDenied
         | Code::PolicyError
         | Code::ToolUnknown

@@ -5,9 +5,11 @@
 //! those are cut down to what this caller may use.
 
 use bytes::Bytes;
-use countersign_policy::{Code, Countersigned};
+use countersign_policy::{Code, Countersigned, Denial};
+use countersign_proto::id::DecisionId;
 use countersign_proto::json::{Object, Value};
 use countersign_proto::mcp::{Era, McpRequest, Method, ProtocolVersion, error_body, result_body};
+use futures_util::future::BoxFuture;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use hyper::body::Body as _;
@@ -97,7 +99,12 @@ impl Trail<'_> {
         let outbound = Outbound { decision: Some(decision_id.to_string()), ..outbound };
 
         let started = tokio::time::Instant::now();
-        let sent = forward.side.upstream.send(outbound).await;
+        // A session's own stream lasts no longer than the token that opened it; a call's answer may.
+        let mut ended = self.gate.ended(forward.bearer.clone(), message.is_none());
+        let sent = tokio::select! {
+            sent = forward.side.upstream.send(outbound) => sent,
+            () = &mut ended => return Ok(self.ended(&forward.bearer, decision_id, outcome)),
+        };
         metrics::histogram!("cs_upstream_seconds").record(started.elapsed().as_secs_f64());
         let inbound = match sent {
             Ok(inbound) => inbound,
@@ -121,8 +128,8 @@ impl Trail<'_> {
                 | Method::Ping
                 | Method::Initialized
                 | Method::Cancelled,
-            ) => self.pass_on(forward.bearer, message.as_ref(), inbound, outcome),
-            None => self.pass_on(forward.bearer, None, inbound, outcome),
+            ) => self.pass_on(message.as_ref(), inbound, outcome, ended),
+            None => self.pass_on(None, inbound, outcome, ended),
         })
     }
 
@@ -239,13 +246,11 @@ impl Trail<'_> {
     /// Passes an answer on as it comes: status, content type and bytes, nothing else.
     fn pass_on(
         &self,
-        bearer: Bearer,
         message: Option<&McpRequest>,
         inbound: Inbound,
         mut outcome: OutcomeOnDrop,
+        ended: BoxFuture<'static, ()>,
     ) -> Response<Body> {
-        // A session's own stream lasts no longer than the token that opened it; a call's answer may.
-        let until_expiry = message.is_none();
         let awaits_answer = message.is_some_and(|message| message.id().is_some());
         let Inbound { response, lease } = inbound;
         let events = is_event_stream(&response);
@@ -257,7 +262,7 @@ impl Trail<'_> {
                 lease.finish();
                 Body::full(Bytes::new())
             }
-            (false, Some(_)) => Body::passed(incoming, lease, self.gate.ended(bearer, until_expiry), outcome),
+            (false, Some(_)) => Body::passed(incoming, lease, ended, outcome),
             // Neither JSON nor events: not an answer to a message, so not the caller's to see.
             (false, None) if awaits_answer && parts.status.is_success() => {
                 outcome.detail("neither JSON nor an event stream".to_owned());
@@ -281,6 +286,16 @@ impl Trail<'_> {
             headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
         }
         passed
+    }
+
+    /// A kill came while the upstream was still at it: the connection to it closes, and the caller is told why.
+    fn ended(&self, bearer: &Bearer, decision_id: DecisionId, mut outcome: OutcomeOnDrop) -> Response<Body> {
+        outcome.finish(Ending::Ended);
+        let code = match self.gate.standings.fresh(self.gate.now()) {
+            None => Code::SnapshotStale,
+            Some(standing) => standing.still_bears(bearer).err().unwrap_or(Code::TokenExpired),
+        };
+        refusal::denied(&Denial { code, reason: code.reason(), decision_id }, &self.asked())
     }
 
     fn failed(&self, error: &UpstreamError, outcome: &mut OutcomeOnDrop) -> Response<Body> {

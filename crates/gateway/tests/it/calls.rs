@@ -253,6 +253,22 @@ async fn a_caller_who_leaves_cancels_the_call() {
     }
 }
 
+#[tokio::test]
+async fn a_kill_also_ends_a_call_that_has_no_answer_yet() {
+    let world = World::new().await;
+    *world.upstream.shared.manner.lock() = Manner::Silent;
+    let before = world.log.size();
+    let mut wire = world.connect(Some(&world.ours)).await;
+    let attempt = world.call("read", "{}");
+    let waiting = tokio::spawn(async move { wire.send(attempt).await });
+    world.upstream.shared.arrived.notified().await;
+    world.publish(|body| body.agents.get_mut(&agent()).unwrap().generation += 1).await;
+    let reply = waiting.await.unwrap();
+    assert_eq!((reply.status, reply.data("code").as_str()), (StatusCode::UNAUTHORIZED, "agent.killed"));
+    world.upstream.shared.abandoned.notified().await;
+    assert_eq!(world.kinds_from(before, 2).await, ["intent", "outcome ended"]);
+}
+
 async fn check_stream_ends(change: impl FnOnce(&mut SnapshotBody)) {
     let world = World::new().await;
     *world.upstream.shared.manner.lock() = Manner::Endless;

@@ -94,17 +94,17 @@ async fn an_agent_that_may_not_act_does_not_act() {
     world.publish(set(AgentState::Suspended)).await;
     world.check(world.call("read", "{}"), "403 agent.suspended").await;
     world.publish(set(AgentState::Retired)).await;
-    world.check(world.call("read", "{}"), "403 agent.killed").await;
+    world.check(world.call("read", "{}"), "401 agent.killed").await;
     world.publish(set(AgentState::Active)).await;
     world.check_allowed(world.call("read", "{}")).await;
     world.publish(|body| body.agents.get_mut(&crate::world::agent()).unwrap().generation = 2).await;
-    world.check(world.call("read", "{}"), "403 agent.killed").await;
+    world.check(world.call("read", "{}"), "401 agent.killed").await;
     let next = world.token_with(|claims| claims.generation = 2);
     world.check_allowed(world.call_with(&next, "read", "{}")).await;
     world.publish(|body| _ = body.revoked_tasks.insert(task("task_1"))).await;
-    world.check(world.call_with(&next, "read", "{}"), "403 task.revoked").await;
+    world.check(world.call_with(&next, "read", "{}"), "401 task.revoked").await;
     world.publish(|body| _ = body.revoked_runs.insert(RunId::parse("run_1").unwrap())).await;
-    world.check(world.call_with(&next, "read", "{}"), "403 run.revoked").await;
+    world.check(world.call_with(&next, "read", "{}"), "401 run.revoked").await;
     world.publish(|body| body.agents.clear()).await;
     world.check(world.call("read", "{}"), "403 agent.unknown").await;
 }
@@ -120,7 +120,7 @@ async fn a_machine_that_may_not_vouch_does_not_vouch() {
     world.publish(set(MachineState::Locked)).await;
     world.check(world.call("read", "{}"), "403 machine.locked").await;
     world.publish(set(MachineState::Revoked)).await;
-    world.check(world.call("read", "{}"), "403 machine.revoked").await;
+    world.check(world.call("read", "{}"), "401 machine.revoked").await;
     world.publish(set(MachineState::Active)).await;
     world.check_allowed(world.call("read", "{}")).await;
     let other = world.agent_key_thumbprint();
@@ -232,7 +232,7 @@ async fn policies_that_do_not_compile_keep_the_old_ones_and_hold_up_no_kill() {
     world.check_allowed(world.call("read", "{}")).await;
     world.check(world.call("wipe", "{}"), "403 tool.unknown").await;
     world.publish(|body| body.agents.get_mut(&crate::world::agent()).unwrap().generation = 9).await;
-    world.check(world.call("read", "{}"), "403 agent.killed").await;
+    world.check(world.call("read", "{}"), "401 agent.killed").await;
 }
 
 #[tokio::test]

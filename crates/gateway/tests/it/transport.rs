@@ -77,7 +77,7 @@ async fn what_is_not_quite_http_is_not_read() {
 #[tokio::test]
 async fn a_head_that_never_ends_is_not_waited_for() {
     let limits = countersign_gateway::GatewayLimits {
-        header_timeout: std::time::Duration::from_millis(50),
+        idle_timeout: std::time::Duration::from_millis(50),
         body_timeout: std::time::Duration::from_millis(50),
         ..crate::world::limits()
     };
