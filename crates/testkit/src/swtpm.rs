@@ -5,7 +5,7 @@
 //! Depends on nothing of ours, so that the crates below `testkit` can include this file in their own tests.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,8 @@ use rustls::pki_types::pem::PemObject as _;
 
 /// How often a fresh simulator is asked whether it listens already.
 const READINESS_ATTEMPTS: u32 = 2_000;
+/// How long it may take to shut down in order.
+const SHUTDOWN_LIMIT: Duration = Duration::from_millis(500);
 /// The pause between two of these questions.
 const READINESS_PAUSE: Duration = Duration::from_millis(5);
 
@@ -89,8 +91,17 @@ impl SimulatedTpm {
         self.wait_until_it_listens()
     }
 
-    /// Ends the simulator and leaves its state; every later command fails.
+    /// Shuts down in order, as an operating system does, and leaves the state; every later command fails.
+    ///
+    /// Without the order the simulator forgets how far its clock had come, which a verifier rightly takes for a rollback.
+    /// A client that still holds the conversation makes this a power cut.
     pub fn power_off(&mut self) {
+        let _ = self.shut_down();
+        self.cut_power();
+    }
+
+    /// Ends the simulator in the middle of whatever it does.
+    pub fn cut_power(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
         let _ = fs::remove_file(self.socket());
@@ -111,6 +122,15 @@ impl SimulatedTpm {
             .collect()
     }
 
+    /// `TPM2_Shutdown(CLEAR)`.
+    fn shut_down(&self) -> io::Result<()> {
+        let mut stream = UnixStream::connect(self.socket())?;
+        stream.set_read_timeout(Some(SHUTDOWN_LIMIT))?;
+        stream.set_write_timeout(Some(SHUTDOWN_LIMIT))?;
+        stream.write_all(&[0x80, 0x01, 0, 0, 0, 12, 0, 0, 0x01, 0x45, 0, 0])?;
+        stream.read_exact(&mut [0; 10])
+    }
+
     fn wait_until_it_listens(&mut self) -> io::Result<()> {
         for _ in 0..READINESS_ATTEMPTS {
             if UnixStream::connect(self.socket()).is_ok() {
@@ -127,7 +147,7 @@ impl SimulatedTpm {
 
 impl Drop for SimulatedTpm {
     fn drop(&mut self) {
-        self.power_off();
+        self.cut_power();
     }
 }
 

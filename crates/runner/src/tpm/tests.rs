@@ -189,6 +189,18 @@ fn after_a_reboot_keys_load_again_and_without_power_there_is_no_signature() {
 }
 
 #[test]
+fn a_reboot_shows_in_the_counters_and_the_clock_goes_on() {
+    let Machine { mut simulated, tpm, _dir } = machine();
+    let clock = |tpm: &Tpm| TpmsAttest::parse(&tpm.quote(b"nonce").unwrap().attest).unwrap().clock_info;
+    let before = clock(&tpm);
+    drop(tpm);
+    simulated.reboot().unwrap();
+    let after = clock(&Tpm::open(TpmLocation::Socket(simulated.socket())).unwrap());
+    assert_eq!(after.reset_count, before.reset_count + 1);
+    assert!(after.clock >= before.clock);
+}
+
+#[test]
 fn slots_left_full_by_another_client_are_emptied() {
     let machine = machine();
     {
