@@ -213,6 +213,21 @@ impl Insider {
         })
     }
 
+    /// Another run of the same agent on the same machine: the same M, another A.
+    ///
+    /// # Errors
+    /// If no key can be made.
+    pub fn another_run(&self) -> io::Result<Self> {
+        Ok(Self {
+            caller: self.caller.clone(),
+            machine: self.machine.clone(),
+            key: SoftwareEd25519::generate().map_err(io::Error::other)?,
+            agent: self.agent.clone(),
+            ready: self.ready.clone(),
+            tpm: self.tpm.clone(),
+        })
+    }
+
     /// The URL of the tool server at the gateway.
     #[must_use]
     pub fn url(&self) -> String {

@@ -5,6 +5,7 @@
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
@@ -19,7 +20,8 @@ pub struct Talking {
     name: String,
     child: Child,
     stdin: Option<ChildStdin>,
-    lines: Receiver<String>,
+    // Behind a lock only so that a world can be looked at from several threads.
+    lines: Mutex<Receiver<String>>,
 }
 
 impl Talking {
@@ -43,7 +45,7 @@ impl Talking {
                 }
             }
         });
-        Ok(Self { name: name.to_owned(), child, stdin, lines })
+        Ok(Self { name: name.to_owned(), child, stdin, lines: Mutex::new(lines) })
     }
 
     /// The next line of its output that is a JSON value; other lines are passed over.
@@ -52,7 +54,8 @@ impl Talking {
     /// If it ends or keeps silent for [`PATIENCE`].
     pub fn next_json(&mut self) -> io::Result<Value> {
         loop {
-            match self.lines.recv_timeout(PATIENCE) {
+            let lines = self.lines.get_mut().map_err(|_| io::Error::other("its reader panicked"))?;
+            match lines.recv_timeout(PATIENCE) {
                 Ok(line) => {
                     if let Ok(value) = serde_json::from_str(&line) {
                         return Ok(value);

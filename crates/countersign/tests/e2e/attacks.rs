@@ -15,17 +15,14 @@ use serde_json::json;
 
 use crate::{Stage, block_on};
 
-/// A world with one run that works.
-struct Scene {
+/// A world with a machine, an agent and a task, and nobody at the TPM.
+struct Ground {
     stage: Stage,
     laptop: Machine,
     task: String,
-    insider: Insider,
-    token: String,
-    session: String,
 }
 
-impl Scene {
+impl Ground {
     fn new() -> Self {
         let stage = Stage::new();
         let world = &stage.world;
@@ -39,17 +36,44 @@ impl Scene {
             { "name": "slow.count", "args": {} },
         ]);
         let task = world.add_task(AGENT, &tools, 10_000, 3600).expect("a task");
+        Self { stage, laptop, task }
+    }
+}
+
+/// A world with one run that works.
+struct Scene {
+    stage: Stage,
+    task: String,
+    insider: Insider,
+    // Its TPM goes on until the scene ends.
+    _laptop: Machine,
+    token: String,
+    session: String,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let Ground { stage, laptop, task } = Ground::new();
+        let world = &stage.world;
         let (insider, token, session) = block_on(async {
             let insider = Insider::open(world.ready(), &laptop, AGENT).await.expect("a run");
             let token = insider.token(&task).await.expect("a token");
             let session = insider.initialize(&token).await.expect("a session");
             (insider, token, session)
         });
-        Self { stage, laptop, task, insider, token, session }
+        Self { stage, task, insider, _laptop: laptop, token, session }
     }
 
     /// Sends `body` with everything right about it but what `change` changes in the headers.
     async fn post(&self, body: &[u8], change: impl FnOnce(&mut Vec<(String, String)>)) -> Answer {
+        self.try_post(body, change).await.expect("an answer")
+    }
+
+    async fn try_post(
+        &self,
+        body: &[u8],
+        change: impl FnOnce(&mut Vec<(String, String)>),
+    ) -> std::io::Result<Answer> {
         let proof = self.insider.proof_for("POST", &self.insider.url(), Some(&self.token)).expect("a proof");
         let mut headers = vec![
             ("authorization".to_owned(), format!("DPoP {}", self.token)),
@@ -59,7 +83,7 @@ impl Scene {
         ];
         change(&mut headers);
         let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        self.insider.caller.post(&self.insider.url(), &headers, body.to_vec()).await.expect("an answer")
+        self.insider.caller.post(&self.insider.url(), &headers, body.to_vec()).await
     }
 
     fn watch(&self) -> Watch<'_> {

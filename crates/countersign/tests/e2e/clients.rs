@@ -33,8 +33,8 @@ fn official_sdks_work_unmodified_in_both_proof_modes() {
         let intents: Vec<_> = records.iter().filter(|entry| entry["record"]["kind"] == "intent").collect();
         assert_eq!(intents.len(), 2, "{client:?} {extra:?}");
         for intent in intents {
-            assert_eq!(intent["record"]["proof"]["agent"], proof, "{intent}");
-            assert_eq!(intent["record"]["proof"]["machine"], "mtls", "{intent}");
+            assert_eq!(intent["record"]["agent_proof"], proof, "{intent}");
+            assert_eq!(intent["record"]["machine_proof"], "mtls", "{intent}");
         }
     };
     check(Client::TypeScript, &[], "channel");

@@ -6,16 +6,16 @@ use countersign_testkit::insider::Insider;
 use countersign_testkit::story::AGENT;
 use countersign_testkit::swtpm::SimulatedTpm;
 
-use super::Scene;
+use super::Ground;
 use crate::block_on;
 
 #[test]
 fn the_agents_process_holds_no_key_and_no_token() {
     // CLI-01: environment, arguments and open files of the child.
-    let scene = Scene::new();
-    let world = &scene.stage.world;
+    let ground = Ground::new();
+    let world = &ground.stage.world;
     let output = world
-        .run_command(&scene.laptop, AGENT, &scene.task, &[])
+        .run_command(&ground.laptop, AGENT, &ground.task, &[])
         .args(["bash", "-c", "tr '\\0' '\\n' < /proc/self/environ; ls -l /proc/$$/fd; tr '\\0' ' ' < /proc/$$/cmdline"])
         .stdin(Stdio::null())
         .output()
@@ -30,11 +30,11 @@ fn the_agents_process_holds_no_key_and_no_token() {
 
 #[test]
 fn the_agents_exit_code_is_the_runners() {
-    let scene = Scene::new();
-    let status = scene
+    let ground = Ground::new();
+    let status = ground
         .stage
         .world
-        .run_command(&scene.laptop, AGENT, &scene.task, &[])
+        .run_command(&ground.laptop, AGENT, &ground.task, &[])
         .args(["bash", "-c", "exit 42"])
         .stdin(Stdio::null())
         .status()
@@ -45,16 +45,16 @@ fn the_agents_exit_code_is_the_runners() {
 #[test]
 fn a_copied_state_folder_is_worthless_with_another_tpm() {
     // CLI-05
-    let scene = Scene::new();
-    let world = &scene.stage.world;
+    let ground = Ground::new();
+    let world = &ground.stage.world;
     let manufacturer = world.dir().join("manufacturer");
     let thief = SimulatedTpm::manufacture_by(&world.dir().join("tpm-thief"), &manufacturer).expect("a TPM");
-    let opened = block_on(Insider::open_state(world.ready(), &scene.laptop.state, &thief.socket(), AGENT));
+    let opened = block_on(Insider::open_state(world.ready(), &ground.laptop.state, &thief.socket(), AGENT));
     assert!(opened.is_err(), "another TPM loaded the stolen key");
     let output = world
         .cli_output(&[
-            "run", "--agent", AGENT, "--task", &scene.task, "--upstream", "work", "--gateway", &world.ready().gateway,
-            "--state", &scene.laptop.state.display().to_string(),
+            "run", "--agent", AGENT, "--task", &ground.task, "--upstream", "work", "--gateway", &world.ready().gateway,
+            "--state", &ground.laptop.state.display().to_string(),
             "--tpm", &format!("unix:{}", thief.socket().display()), "--", "true",
         ])
         .expect("it runs");
@@ -66,12 +66,12 @@ fn a_copied_state_folder_is_worthless_with_another_tpm() {
 #[test]
 fn without_its_tpm_a_machine_does_nothing() {
     // CLI-20
-    let mut scene = Scene::new();
-    scene.laptop.tpm.power_off();
-    let output = scene
+    let mut ground = Ground::new();
+    ground.laptop.tpm.power_off();
+    let output = ground
         .stage
         .world
-        .run_command(&scene.laptop, AGENT, &scene.task, &[])
+        .run_command(&ground.laptop, AGENT, &ground.task, &[])
         .arg("true")
         .stdin(Stdio::null())
         .output()
