@@ -93,7 +93,7 @@ impl Committer {
     /// Waits for something to do, then takes everything that is there, up to one batch.
     fn listen(&mut self) {
         if self.backlog.is_empty() {
-            let behind = self.published.0 != self.sequencer.size() && !self.publishing;
+            let behind = self.is_behind() && !self.publishing;
             let ill = self.shared.is_degraded();
             let message = if behind || ill {
                 match self.messages.recv_timeout(self.limits.publish_every) {
@@ -224,13 +224,18 @@ impl Committer {
         Ok(())
     }
 
+    /// Is there anything a publication would change?
+    fn is_behind(&self) -> bool {
+        self.published.0 != self.sequencer.size() || !self.unwritten.is_empty() || self.settle.is_some()
+    }
+
     fn unwritten_bytes(&self) -> usize {
         self.unwritten.iter().map(|write| write.bytes.len()).sum()
     }
 
     /// Gives the publisher something to do if it is free and there is a reason.
     fn publish_if_due(&mut self) {
-        let behind = self.published.0 != self.sequencer.size() || !self.unwritten.is_empty();
+        let behind = self.is_behind();
         if !behind && !self.publishing {
             self.answer_flushes();
         }

@@ -145,9 +145,8 @@ impl Log {
         }
 
         // What was durable is published before anything new is accepted.
-        let settle = recovered.older_segments.then_some(recovered.segment.first);
-        let publication = Publication::of(&mut sequencer, &key, Vec::new(), settle);
-        let mut publisher = Publisher::new(Arc::clone(&storage));
+        let publication = Publication::of(&mut sequencer, &key, Vec::new(), None);
+        let publisher = Publisher::new(Arc::clone(&storage));
         publisher.publish(&publication).map_err(|error| match error {
             publish::PublishError::Again(error) | publish::PublishError::Fatal(error) => LogError::Io(error),
         })?;
@@ -156,6 +155,7 @@ impl Log {
             continues(&*storage, size, &origin, remembered)?;
         }
 
+        let first = recovered.segment.first;
         let (messages, inbox) = mpsc::channel();
         let (publications, to_publish) = mpsc::channel::<Box<Publication>>();
         let shared = Arc::new(Shared::new(size));
@@ -173,7 +173,7 @@ impl Log {
             published: (size, Instant::now()),
             publishing: false,
             unwritten: Vec::new(),
-            settle: None,
+            settle: recovered.older_segments.then_some(first),
             closing: None,
         };
         let back = messages.clone();

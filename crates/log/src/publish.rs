@@ -2,7 +2,6 @@
 //!
 //! Runs beside the commit path and never holds it up; what it cannot write it hands back to be tried again.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
@@ -45,49 +44,40 @@ impl Publication {
 /// Writes publications.
 pub(crate) struct Publisher {
     storage: Arc<dyn Storage>,
-    /// Full tiles that were put and not flushed yet.
-    unflushed: BTreeSet<String>,
 }
 
 impl Publisher {
     pub(crate) const fn new(storage: Arc<dyn Storage>) -> Self {
-        Self { storage, unflushed: BTreeSet::new() }
+        Self { storage }
     }
 
     /// Writes one publication. A reader who sees the new checkpoint finds every tile it stands for.
-    pub(crate) fn publish(&mut self, publication: &Publication) -> Result<(), PublishError> {
+    pub(crate) fn publish(&self, publication: &Publication) -> Result<(), PublishError> {
         for write in publication.full.iter().chain(&publication.partial) {
-            let path = write.path.to_string();
-            self.storage.put(&path, &write.bytes).map_err(PublishError::Again)?;
-            if write.path.width() == 256 {
-                self.unflushed.insert(path);
-            }
+            self.storage.put(&write.path.to_string(), &write.bytes).map_err(PublishError::Again)?;
         }
         if publication.settle.is_some() {
-            while let Some(path) = self.unflushed.first() {
-                self.storage.sync(path).map_err(PublishError::Fatal)?;
-                self.unflushed.pop_first();
-            }
+            self.storage.sync().map_err(PublishError::Fatal)?;
         }
         self.storage.put_durable("checkpoint", &publication.checkpoint).map_err(PublishError::Again)?;
         for write in &publication.full {
             self.storage.remove(&write.path.partial_dir()).map_err(PublishError::Again)?;
         }
         if let Some(settle) = publication.settle {
-            self.drop_segments(settle).map_err(PublishError::Again)?;
+            self.drop_segments(settle)?;
         }
         Ok(())
     }
 
     /// Removes journal segments before `settle`, oldest first and one by one, so that what a power failure
     /// leaves never has a gap.
-    fn drop_segments(&self, settle: u64) -> io::Result<()> {
-        let mut firsts: Vec<u64> =
-            self.storage.list(journal::DIR)?.iter().filter_map(|name| journal::segment_first(name)).collect();
+    fn drop_segments(&self, settle: u64) -> Result<(), PublishError> {
+        let names = self.storage.list(journal::DIR).map_err(PublishError::Again)?;
+        let mut firsts: Vec<u64> = names.iter().filter_map(|name| journal::segment_first(name)).collect();
         firsts.sort_unstable();
         for first in firsts.into_iter().filter(|first| *first < settle) {
-            self.storage.remove(&journal::segment_path(first))?;
-            self.storage.sync(journal::DIR)?;
+            self.storage.remove(&journal::segment_path(first)).map_err(PublishError::Again)?;
+            self.storage.sync().map_err(PublishError::Fatal)?;
         }
         Ok(())
     }
@@ -98,6 +88,6 @@ impl Publisher {
 pub(crate) enum PublishError {
     /// Nothing durable depends on it: the same can be tried again.
     Again(io::Error),
-    /// A tile could not be flushed. Trying again would prove nothing, and the journal must stay.
+    /// Tiles could not be flushed. Trying again would prove nothing, and the journal must stay.
     Fatal(io::Error),
 }

@@ -7,6 +7,7 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The file whose lock says that a log is open.
 const LOCK: &str = "lock";
@@ -49,14 +50,14 @@ pub trait Storage: Send + Sync + 'static {
     /// As [`Self::put`].
     fn put_durable(&self, path: &str, bytes: &[u8]) -> io::Result<()>;
 
-    /// Makes an earlier [`Self::put`] survive a power failure; of a directory, the names in it.
+    /// Makes everything survive a power failure that was put or removed before.
     ///
     /// # Errors
-    /// Whatever the disk says. The file may then be lost although a later attempt succeeds.
-    fn sync(&self, path: &str) -> io::Result<()>;
+    /// Whatever the disk says. Any of it may then be lost although a later attempt succeeds.
+    fn sync(&self) -> io::Result<()>;
 
     /// Removes a file, or a directory with the files in it; nothing happens if there is none. A power failure may
-    /// bring it back until its directory is flushed.
+    /// bring it back until the next [`Self::sync`].
     ///
     /// # Errors
     /// Whatever keeps it from being removed.
@@ -106,6 +107,8 @@ pub trait Journal: Send {
 #[derive(Clone, Debug)]
 pub struct Disk {
     root: PathBuf,
+    /// Open for as long as the log: a flush then tells of every write error since.
+    dir: Arc<File>,
 }
 
 impl Disk {
@@ -116,7 +119,8 @@ impl Disk {
     pub fn new(root: impl Into<PathBuf>) -> io::Result<Self> {
         let root = root.into();
         make_dirs(&root)?;
-        Ok(Self { root })
+        let dir = Arc::new(File::open(&root)?);
+        Ok(Self { root, dir })
     }
 
     fn path(&self, path: &str) -> PathBuf {
@@ -198,9 +202,9 @@ impl Storage for Disk {
         self.sync_dirs(path)
     }
 
-    fn sync(&self, path: &str) -> io::Result<()> {
-        File::open(self.path(path))?.sync_all()?;
-        self.sync_dirs(path)
+    fn sync(&self) -> io::Result<()> {
+        // One flush of the file system instead of one for each of hundreds of tiles and their directories.
+        Ok(rustix::fs::syncfs(&*self.dir)?)
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {

@@ -87,13 +87,19 @@ fn image(start: &Files, ops: &[Op], crash: &Crash, dice: &mut Dice) -> Files {
                 match op {
                     Op::Open(_) => apply(&mut files, op),
                     Op::Sync(path) => {
-                        let flushed = |name: &String| name == path || name.starts_with(&format!("{path}/"));
-                        let names: Vec<String> =
-                            unflushed.keys().filter(|name| flushed(name)).cloned().collect();
-                        for name in names {
-                            unflushed.remove(&name).unwrap().iter().for_each(|op| apply(&mut files, op));
+                        for op in unflushed.remove(path).unwrap_or_default() {
+                            apply(&mut files, &op);
                         }
                     }
+                    // A journal may be written while this runs: its own flush is what counts for it.
+                    Op::SyncAll => unflushed.retain(|path, ops| {
+                        let journal =
+                            path.starts_with("journal/") && ops.iter().any(|op| !matches!(op, Op::Remove(_)));
+                        if !journal {
+                            ops.iter().for_each(|op| apply(&mut files, op));
+                        }
+                        journal
+                    }),
                     Op::Put { path, durable: true, .. } => {
                         unflushed.remove(path);
                         apply(&mut files, op);

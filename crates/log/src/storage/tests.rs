@@ -49,7 +49,7 @@ fn files_are_replaced_removed_and_private() {
     use std::os::unix::fs::PermissionsExt as _;
     let (_dir, disk) = disk();
     disk.put("tile/0/000.p/1", b"one").unwrap();
-    disk.sync("tile/0/000.p/1").unwrap();
+    disk.sync().unwrap();
     disk.put_durable("checkpoint", b"two").unwrap();
     let mode = |path: &str| std::fs::metadata(disk.path(path)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode("checkpoint"), mode("tile/0"), mode(".")), (0o600, 0o700, 0o700));

@@ -32,6 +32,8 @@ pub enum Op {
     },
     /// Everything written to this file before is durable.
     Sync(String),
+    /// Everything put or removed before is durable.
+    SyncAll,
     Put {
         path: String,
         bytes: Vec<u8>,
@@ -154,7 +156,7 @@ pub fn apply(files: &mut Files, op: &Op) {
                 file.resize(*length, 0);
             }
         }
-        Op::Sync(_) => {}
+        Op::Sync(_) | Op::SyncAll => {}
         Op::Put { path, bytes, .. } => {
             files.insert(path.clone(), bytes.clone());
         }
@@ -213,12 +215,12 @@ impl Storage for Sim {
         self.put_with(path, bytes, true)
     }
 
-    fn sync(&self, path: &str) -> io::Result<()> {
+    fn sync(&self) -> io::Result<()> {
         let mut state = self.state();
-        if state.fault == Some(Fault::TileSyncFails) && path.starts_with("tile/") {
+        if state.fault == Some(Fault::TileSyncFails) {
             return Err(io::Error::from_raw_os_error(5));
         }
-        state.ops.push(Op::Sync(path.to_owned()));
+        state.ops.push(Op::SyncAll);
         Ok(())
     }
 
