@@ -25,12 +25,12 @@ use tokio::sync::watch;
 /// One snapshot, ready to decide by.
 pub(crate) struct Standing {
     pub(crate) body: SnapshotBody,
-    pub(crate) pdp: Pdp,
+    pub(crate) pdp: Arc<Pdp>,
     pub(crate) token_keys: KeySet,
     pub(crate) approval_keys: KeySet,
     pub(crate) revoked: Revoked,
     digest: Sha256Digest,
-    basis: Basis,
+    basis: Arc<Basis>,
     lease_until: AtomicI64,
     issued_at: AtomicI64,
 }
@@ -41,6 +41,13 @@ type Upstreams = BTreeMap<UpstreamId, UpstreamEntry>;
 struct Basis {
     policies: PolicyBundle,
     upstreams: Upstreams,
+}
+
+/// Policies ready to be asked, and whether they are the ones that came.
+struct Compiled {
+    pdp: Arc<Pdp>,
+    basis: Arc<Basis>,
+    accepted: Accepted,
 }
 
 /// Whom a stream or a long wait belongs to, to ask later whether that still stands.
@@ -137,7 +144,7 @@ impl Standings {
         let not_before = held.as_ref().map_or(0, |held| held.body.version.saturating_add(1));
         let body = snapshot::open(offered, &self.key, &self.issuer, now, not_before)?;
         let lease = snapshot::verify_lease(&offered.lease, &self.key, &self.issuer, now)?;
-        let (pdp, basis, kept) = compile(&body, held.as_deref())?;
+        let Compiled { pdp, basis, accepted } = compile(&body, held.as_deref())?;
         let standing = Standing {
             pdp,
             basis,
@@ -151,30 +158,52 @@ impl Standings {
         };
         self.current.store(Some(Arc::new(standing)));
         self.notify();
-        Ok(kept.unwrap_or(Accepted::Replaced))
+        Ok(accepted)
     }
 }
 
 /// The new policies, or the ones in force where the new ones do not compile, over the new agents and, if that
 /// is possible, the new tools: a broken bundle must not hold up a kill. (Tools that are gone from the snapshot
 /// are refused before policy is asked.)
-fn compile(
-    body: &SnapshotBody,
-    held: Option<&Standing>,
-) -> Result<(Pdp, Basis, Option<Accepted>), NotAccepted> {
+fn compile(body: &SnapshotBody, held: Option<&Standing>) -> Result<Compiled, NotAccepted> {
+    // Kills and locks change nothing that policies are compiled from, and do not wait for a compiler.
+    if let Some(held) = held.filter(|held| held.basis.fits(body) && same_principals(&held.body, body)) {
+        return Ok(Compiled {
+            pdp: held.pdp.clone(),
+            basis: held.basis.clone(),
+            accepted: Accepted::Replaced,
+        });
+    }
     let attempt = |policies: &PolicyBundle, upstreams: &Upstreams| {
         let pdp = Pdp::compile(policies, &body.agents, upstreams)?;
-        Ok((pdp, Basis { policies: policies.clone(), upstreams: upstreams.clone() }))
+        let basis = Basis { policies: policies.clone(), upstreams: upstreams.clone() };
+        Ok((Arc::new(pdp), Arc::new(basis)))
     };
     let why = match attempt(&body.policies, &body.upstreams) {
-        Ok((pdp, basis)) => return Ok((pdp, basis, None)),
+        Ok((pdp, basis)) => return Ok(Compiled { pdp, basis, accepted: Accepted::Replaced }),
         Err::<_, PolicyError>(error) => error.to_string(),
     };
     let Some(held) = held else { return Err(NotAccepted::Policies(why)) };
     let (pdp, basis) = attempt(&held.basis.policies, &body.upstreams)
         .or_else(|_| attempt(&held.basis.policies, &held.basis.upstreams))
         .map_err(|error| NotAccepted::Policies(error.to_string()))?;
-    Ok((pdp, basis, Some(Accepted::PoliciesKept { revision: body.policies.revision, why })))
+    let accepted = Accepted::PoliciesKept { revision: body.policies.revision, why };
+    Ok(Compiled { pdp, basis, accepted })
+}
+
+impl Basis {
+    fn fits(&self, body: &SnapshotBody) -> bool {
+        self.policies == body.policies && self.upstreams == body.upstreams
+    }
+}
+
+/// Whether policies see the same agents: who there is, in which groups, for whom. Whether one may act at all is
+/// asked of the snapshot itself, at every request.
+fn same_principals(one: &SnapshotBody, other: &SnapshotBody) -> bool {
+    one.agents.len() == other.agents.len()
+        && one.agents.iter().zip(&other.agents).all(|((one_id, one), (other_id, other))| {
+            one_id == other_id && one.groups == other.groups && one.sponsor == other.sponsor
+        })
 }
 
 impl Standing {

@@ -130,10 +130,8 @@ impl<'a> Trail<'a> {
 
         // Decide, record, reveal.
         let passage = match call {
-            Some(tool) => {
-                self.check_mirrored_arguments(message.as_ref(), &tool, entry, &presented)?;
-                let call =
-                    Call { upstream: route.upstream().clone(), tool: tool.name, arguments: tool.arguments };
+            Some(call) => {
+                self.check_mirrored_arguments(message.as_ref(), &call, entry, &presented)?;
                 let permit = self.decide(side, standing.clone(), &who, &bearer, &call, &presented).await?;
                 Passage::Call(permit, call)
             }
@@ -188,17 +186,14 @@ impl<'a> Trail<'a> {
         }
     }
 
-    fn parse_call(&mut self, route: &Route, message: Option<&McpRequest>) -> Result<Option<ToolCall>, Stop> {
+    /// The call, if the message makes one.
+    fn parse_call(&mut self, route: &Route, message: Option<&McpRequest>) -> Result<Option<Call>, Stop> {
         let Some(message) = message.filter(|message| message.method() == Method::ToolsCall) else {
             return Ok(None);
         };
-        let call = message.tool_call().map_err(Stop::rpc)?;
-        let named = Call {
-            upstream: route.upstream().clone(),
-            tool: call.name.clone(),
-            arguments: call.arguments.clone(),
-        };
-        self.facts = std::mem::take(&mut self.facts).call(&named);
+        let ToolCall { name, arguments } = message.tool_call().map_err(Stop::rpc)?;
+        let call = Call { upstream: route.upstream().clone(), tool: name, arguments };
+        self.facts = std::mem::take(&mut self.facts).call(&call);
         Ok(Some(call))
     }
 
@@ -210,13 +205,13 @@ impl<'a> Trail<'a> {
     fn check_mirrored_arguments(
         &self,
         message: Option<&McpRequest>,
-        call: &ToolCall,
+        call: &Call,
         entry: &countersign_proto::snapshot::UpstreamEntry,
         presented: &Presented,
     ) -> Result<(), Stop> {
-        match (message, entry.tools.get(&call.name)) {
+        match (message, entry.tools.get(&call.tool)) {
             (Some(message), Some(tool)) => {
-                mcp::check_param_headers(message, call, &tool.input_schema, &presented.routing)
+                mcp::check_param_headers(message, &call.arguments, &tool.input_schema, &presented.routing)
                     .map_err(Stop::rpc)
             }
             // Not a known tool: the decision will say so.

@@ -374,13 +374,13 @@ pub fn parse_request(body: &[u8], headers: &RoutingHeaders, limits: &Limits) -> 
 /// `-32020` if one is missing, repeated, undeclared or differs from the argument it mirrors.
 pub fn check_param_headers(
     request: &McpRequest,
-    call: &ToolCall,
+    arguments: &Object,
     schema: &Value,
     headers: &RoutingHeaders,
 ) -> Result<(), RpcError> {
     match request.era() {
         Era::Legacy => Ok(()),
-        Era::Modern => mirror::check_params(schema, &call.arguments, headers)
+        Era::Modern => mirror::check_params(schema, arguments, headers)
             .map_err(|error| error.answering(request.id.clone())),
     }
 }

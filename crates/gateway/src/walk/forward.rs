@@ -4,8 +4,11 @@
 //! passed on unread, except the few that say what there is (`initialize`, `server/discover`, `tools/list`):
 //! those are cut down to what this caller may use.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use countersign_policy::{Code, Countersigned, Denial};
+use countersign_proto::call::Call;
 use countersign_proto::id::DecisionId;
 use countersign_proto::json::{Object, Value};
 use countersign_proto::mcp::{Era, McpRequest, Method, ProtocolVersion, error_body, result_body};
@@ -61,7 +64,7 @@ impl Trail<'_> {
         message: Option<McpRequest>,
         passage: Passage,
     ) -> Result<Response<Body>, Turn> {
-        let (decision_id, mut outcome) = match passage {
+        let (decision_id, call, mut outcome) = match passage {
             Passage::Call(permit, call) => {
                 // INVARIANT: what is sent is what was permitted; both come from the one parse.
                 if !permit.covers(&call) {
@@ -72,12 +75,12 @@ impl Trail<'_> {
                     permit.decision_id().clone(),
                     forward.side.upstream.id.clone(),
                 );
-                (permit.decision_id().clone(), outcome)
+                (permit.decision_id().clone(), Some(call), outcome)
             }
-            Passage::Access(admitted) => (admitted.decision_id, OutcomeOnDrop::untold()),
+            Passage::Access(admitted) => (admitted.decision_id, None, OutcomeOnDrop::untold()),
         };
         let outbound = match &message {
-            Some(message) => match self.outbound(message, &forward) {
+            Some(message) => match self.outbound(message, call.as_ref(), &forward) {
                 Some(outbound) => outbound,
                 None => return Ok(accepted()),
             },
@@ -134,14 +137,14 @@ impl Trail<'_> {
     }
 
     /// The message for the upstream; `None` where it ends here.
-    fn outbound(&self, message: &McpRequest, forward: &Forward<'_>) -> Option<Outbound> {
+    fn outbound(&self, message: &McpRequest, call: Option<&Call>, forward: &Forward<'_>) -> Option<Outbound> {
         let session = forward.session.as_ref().map(|session| session.upstreams.clone());
         let spoken = match (message.method(), message.era()) {
             // Without a session of its own, a caller could cancel a request of somebody else's.
             (Method::Cancelled | Method::Initialized, Era::Legacy) if session.is_none() => return None,
             // The stateless era has no notifications from the client: closing the stream cancels.
             (Method::Cancelled | Method::Initialized, Era::Modern) => return None,
-            (Method::Initialize, Era::Legacy) => in_our_name(message),
+            (Method::Initialize, Era::Legacy) => Cow::Owned(in_our_name(message)),
             (
                 Method::Initialize
                 | Method::Initialized
@@ -151,11 +154,11 @@ impl Trail<'_> {
                 | Method::ToolsCall
                 | Method::Discover,
                 Era::Legacy | Era::Modern,
-            ) => message.clone(),
+            ) => Cow::Borrowed(message),
         };
-        let schema = spoken.tool_call().ok().and_then(|call| {
-            let entry = forward.standing.upstream(&forward.side.upstream.id)?;
-            Some(&entry.tools.get(&call.name)?.input_schema)
+        let schema = call.and_then(|call| {
+            let entry = forward.standing.upstream(&call.upstream)?;
+            Some(&entry.tools.get(&call.tool)?.input_schema)
         });
         Some(Outbound {
             method: http::Method::POST,

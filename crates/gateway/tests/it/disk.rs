@@ -53,8 +53,8 @@ impl Storage for FailingDisk {
         self.works().and_then(|()| self.disk.put_durable(path, bytes))
     }
 
-    fn sync(&self, path: &str) -> io::Result<()> {
-        self.works().and_then(|()| self.disk.sync(path))
+    fn sync(&self) -> io::Result<()> {
+        self.works().and_then(|()| self.disk.sync())
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {

@@ -172,7 +172,7 @@ fn mirrored_arguments_agree_or_the_call_is_refused() {
         let headers = headers(&[MODERN, lines].concat())?;
         let body = modern_call(&format!(r#""name":"read_file","arguments":{arguments}"#));
         let request = parse_request(body.as_bytes(), &headers, &Limits::DEFAULT)?;
-        check_param_headers(&request, &request.tool_call()?, &schema, &headers)?;
+        check_param_headers(&request, &request.tool_call()?.arguments, &schema, &headers)?;
         Ok::<_, RpcError>(request.mirrored_headers(Some(&schema)).len())
     };
     let mismatch = Err(-32020);
