@@ -181,7 +181,10 @@ impl<'s> AcmeClient<'s> {
                 "valid" => return Ok(()),
                 "pending" | "processing" => pause(&reply.headers).await,
                 _ => {
-                    return Err(refused(step, authorization.challenges.into_iter().find_map(|one| one.error)));
+                    return Err(refused(
+                        step,
+                        authorization.challenges.into_iter().find_map(|one| one.error),
+                    ));
                 }
             }
         }
