@@ -13,6 +13,7 @@ mod status;
 mod tasks;
 mod upstreams;
 
+use std::future::Future;
 use std::sync::Arc;
 
 use axum::Router;
@@ -44,6 +45,7 @@ pub(crate) fn router(plane: Arc<Plane>) -> Router {
         .route("/admin/v1/records", get(status::records))
         .route("/admin/v1/persons", get(agents::list_persons).post(agents::add_person))
         .route("/admin/v1/persons/{id}/invite", post(agents::invite_person))
+        .route("/admin/v1/persons/{id}/disable", post(agents::disable_person))
         .route("/admin/v1/agents", get(agents::list_agents).post(agents::add_agent))
         .route("/admin/v1/agents/{id}", get(agents::show_agent))
         .route("/admin/v1/agents/{id}/suspend", post(agents::suspend_agent))
@@ -205,6 +207,23 @@ async fn carry_out(
     }
     plane.publish_change().await;
     Ok(())
+}
+
+/// How often a command is tried again after the thing changed under it.
+const ATTEMPTS: usize = 8;
+
+/// A kill or a lock does not give way to a quote or an answer that came in the same moment: it is decided anew.
+async fn insistently<T, Deciding>(command: impl Fn() -> Deciding) -> Result<T, AdminError>
+where
+    Deciding: Future<Output = Result<T, AdminError>>,
+{
+    for _ in 1..ATTEMPTS {
+        match command().await {
+            Err(AdminError::Conflict) => {}
+            outcome => return outcome,
+        }
+    }
+    command().await
 }
 
 /// The administrator as records name them.

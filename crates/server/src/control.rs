@@ -183,9 +183,13 @@ impl ServerControl {
                 ("tool.changed", next, tx)
             }
             None => {
-                let pinned = first_sight.then(|| seen.clone());
-                let act = if first_sight { "tool.pinned_at_first_sight" } else { "tool.proposed" };
-                let next = ToolRow { upstream: upstream.clone(), name: tool.name, pinned, seen };
+                let mut next =
+                    ToolRow { upstream: upstream.clone(), name: tool.name, pinned: Some(seen.clone()), seen };
+                let pin = first_sight && self.fits_policies(&next).await?;
+                let act = if pin { "tool.pinned_at_first_sight" } else { "tool.proposed" };
+                if !pin {
+                    next.pinned = None;
+                }
                 let tx = plane.store.transaction().insert(&next);
                 (act, next, tx)
             }
@@ -199,5 +203,12 @@ impl ServerControl {
             Err(StoreError::Exists { .. } | StoreError::Conflict { .. }) => Ok(true),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Whether the active policies still compile once this tool is pinned; if not, a person has to look.
+    async fn fits_policies(&self, tool: &ToolRow) -> Result<bool, Trouble> {
+        let mut draft = crate::snapshot::draft(&self.plane).await?;
+        crate::snapshot::place_tool(&mut draft, tool);
+        Ok(crate::snapshot::compiles(draft).await?.is_ok())
     }
 }

@@ -165,7 +165,11 @@ impl People {
             .transaction()
             .consume(ConsumeKind::WebauthnChallenge, &challenge, now.plus_secs(CHALLENGE_MEMORY_SECS))
             .update(&stored, &Row(next));
-        self.carry_out(Kind::Access, json!({"act": "login", "person": person}), tx).await
+        match self.carry_out(Kind::Access, json!({"act": "login", "person": person}), tx).await {
+            // The challenge was answered before: somebody replays, and learns no more than that.
+            Err(PortError::Closed) => Err(PortError::Conflict),
+            outcome => outcome,
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use countersign_policy::Pdp;
 use countersign_proto::b64;
 use countersign_proto::digest::Sha256Digest;
 use countersign_proto::id::{RunId, TaskId};
@@ -189,6 +190,26 @@ pub(crate) async fn draft(plane: &Plane) -> Result<SnapshotBody, Trouble> {
         place_tool(&mut body, &stored.value);
     }
     Ok(body)
+}
+
+/// Whether gateways could use this body: its policies compile against its agents and tools. Otherwise the lines to show
+/// whoever wrote them. Compiling may take seconds, so it has a thread of its own.
+pub(crate) async fn compiles(body: SnapshotBody) -> Result<Result<(), Vec<String>>, Trouble> {
+    let compiling = tokio::task::spawn_blocking(move || {
+        Pdp::compile(&body.policies, &body.agents, &body.upstreams).map(drop).map_err(|error| lines(&error))
+    });
+    compiling.await.map_err(|_| Trouble::Form("policy"))
+}
+
+/// An error and its causes, one line each.
+fn lines(error: &dyn std::error::Error) -> Vec<String> {
+    let mut lines = vec![error.to_string()];
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        lines.push(error.to_string());
+        cause = error.source();
+    }
+    lines
 }
 
 /// Puts one tool where the body has its upstream; tools of upstreams no longer configured are left out.

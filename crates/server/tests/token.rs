@@ -272,6 +272,7 @@ async fn killed_locked_revoked_and_ended_means_no_token() {
         assert_eq!(answer.json()["error"], error, "{name}: {answer:?}");
     }
     check("agent killed", |_| format!("/admin/v1/agents/{AGENT}/kill"), "invalid_grant").await;
+    check("sponsor disabled", |_| "/admin/v1/persons/alice/disable".into(), "invalid_grant").await;
     check("agent retired", |_| format!("/admin/v1/agents/{AGENT}/retire"), "invalid_grant").await;
     check("machine locked", |_| "/admin/v1/machines/m-1/lock".into(), "invalid_client_attestation").await;
     check("machine revoked", |_| "/admin/v1/machines/m-1/revoke".into(), "invalid_client_attestation").await;
@@ -340,6 +341,21 @@ async fn an_agent_key_on_a_second_machine_is_refused_and_alarmed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_attestation_relayed_over_another_machines_connection_is_refused() {
+    let second = SoftTpm::new();
+    let digest = second.endorsement_digest();
+    let mut world = World::with(|config| config.ek_allow_list.push(digest)).await;
+    let other = enroll_machine(&world.harness, second, "m-2").await;
+    let agent_key = key();
+    let call = world.request(&agent_key).await;
+    let own = std::mem::replace(&mut world.machine.identity, other.identity);
+    let answer = world.send(&call).await;
+    assert_eq!((answer.status, answer.json()["error"].as_str()), (401, Some("invalid_client")));
+    world.machine.identity = own;
+    assert_eq!(world.send(&call).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_quote_counts_once_for_its_nonce_its_machine_and_its_reference_values() {
     let mut world = World::new().await;
     // No certificate, no nonce.
@@ -396,4 +412,22 @@ async fn a_rebooted_machine_attests_again_and_metadata_says_what_there_is() {
     assert_eq!(metadata["issuer"], ISSUER);
     assert_eq!(metadata["token_endpoint"], format!("{ISSUER}/oauth/token"));
     assert_eq!(metadata["challenge_endpoint"], format!("{ISSUER}/oauth/challenge"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_holds_against_quotes_that_come_in_the_same_moment() {
+    let mut world = World::new().await;
+    let mut requests = Vec::new();
+    for _ in 0..10 {
+        let nonce = world.nonce().await;
+        requests.push(world.quote_request(AGENT, &nonce));
+    }
+    let quotes = futures_util::future::join_all(requests.iter().map(|request| world.post_quote(request)));
+    let lock = world.harness.admin::<Value>("POST", "/admin/v1/machines/m-1/lock", json!({}));
+    let (answers, locked) = futures_util::future::join(quotes, lock).await;
+    assert_eq!(locked.unwrap()["state"], "locked");
+    assert!(answers.iter().all(|answer| matches!(answer.status, 200 | 400 | 403)), "{answers:?}");
+    let refused =
+        world.harness.post_json(Some(&world.machine.identity), "/attest/v1/nonce", &json!({})).await;
+    assert_eq!((refused.status, refused.json()["error"].as_str()), (403, Some("machine_revoked")));
 }

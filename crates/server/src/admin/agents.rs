@@ -10,10 +10,11 @@ use countersign_identity::agent::{Agent, AgentError, Standing};
 use countersign_identity::person::{Person, Role};
 use countersign_proto::digest::Sha256Digest;
 use countersign_proto::id::{AgentId, PersonId, RunId};
+use countersign_proto::time::Timestamp;
 use countersign_store::Stored;
 use serde_json::json;
 
-use super::{AdminError, Answer, Reply, Strict, acting, api, carry_out, named, text};
+use super::{AdminError, Answer, Reply, Strict, acting, api, carry_out, insistently, named, text};
 use crate::listen::Peer;
 use crate::plane::Plane;
 use crate::rows::{AgentRow, InviteRow, PersonRow, Row, RunRow};
@@ -76,6 +77,23 @@ pub(super) async fn invite_person(
     carry_out(&plane, &peer, Kind::Admin, "person.invite", json!({"person": id, "reason": reason}), tx)
         .await?;
     Ok(Reply(answer))
+}
+
+/// `POST /admin/v1/persons/{id}/disable`: no login, no approval, and no token for the agents this person sponsors.
+pub(super) async fn disable_person(
+    State(plane): State<Arc<Plane>>,
+    Extension(peer): Extension<Peer>,
+    Path(id): Path<String>,
+    Strict(request): Strict<api::Reason>,
+) -> Answer<api::Done> {
+    let id = named(PersonId::parse(&id))?;
+    let reason = text(&request.reason)?;
+    let stored = plane.store.load::<PersonRow>(id.as_str()).await?.ok_or(AdminError::NotFound)?;
+    let next = stored.value.0.clone().disable();
+    let tx = plane.store.transaction().update(&stored, &Row(next));
+    carry_out(&plane, &peer, Kind::Revoke, "person.disable", json!({"person": id, "reason": reason}), tx)
+        .await?;
+    Ok(Reply(api::Done {}))
 }
 
 fn invitation(plane: &Plane, person: &PersonId) -> (InviteRow, api::Invite) {
@@ -165,6 +183,9 @@ pub(super) async fn resume_agent(
     change_agent(state, peer, id, reason, Kind::Admin, "agent.resume", |agent, _, _| agent.activate()).await
 }
 
+/// A transition of an agent, by whom and when.
+type AgentTransition = fn(Agent, PersonId, Timestamp) -> Result<Agent, AgentError>;
+
 async fn change_agent(
     State(plane): State<Arc<Plane>>,
     Extension(peer): Extension<Peer>,
@@ -172,17 +193,21 @@ async fn change_agent(
     Strict(request): Strict<api::Reason>,
     kind: Kind,
     act: &'static str,
-    transition: impl FnOnce(Agent, PersonId, countersign_proto::time::Timestamp) -> Result<Agent, AgentError>,
+    transition: AgentTransition,
 ) -> Answer<api::Agent> {
     let reason = text(&request.reason)?;
-    let stored = stored_agent(&plane, &id).await?;
-    let next = transition(stored.value.0.clone(), acting(&peer)?, plane.now())?;
-    let members = json!({"agent": next.id, "generation": next.generation, "reason": reason});
-    let mut tx = plane.store.transaction().update(&stored, &Row(next.clone()));
-    if !next.is_active() {
-        tx = crate::control::cancel_approvals(&plane, &next.id, tx).await?;
-    }
-    carry_out(&plane, &peer, kind, act, members, tx).await?;
+    let next = insistently(|| async {
+        let stored = stored_agent(&plane, &id).await?;
+        let next = transition(stored.value.0.clone(), acting(&peer)?, plane.now())?;
+        let members = json!({"agent": next.id, "generation": next.generation, "reason": reason});
+        let mut tx = plane.store.transaction().update(&stored, &Row(next.clone()));
+        if !next.is_active() {
+            tx = crate::control::cancel_approvals(&plane, &next.id, tx).await?;
+        }
+        carry_out(&plane, &peer, kind, act, members, tx).await?;
+        Ok(next)
+    });
+    let next = next.await?;
     plane.approvals_changed.notify_waiters();
     Ok(Reply(shown(next)))
 }

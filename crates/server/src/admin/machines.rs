@@ -12,7 +12,7 @@ use countersign_trust::Machine;
 use countersign_trust::quote::ReferenceValues;
 use serde_json::json;
 
-use super::{AdminError, Answer, Reply, Strict, api, carry_out, named, text};
+use super::{AdminError, Answer, Reply, Strict, api, carry_out, insistently, named, text};
 use crate::listen::Peer;
 use crate::plane::Plane;
 use crate::rows::{EnrollmentTokenRow, MachineRow, Row};
@@ -75,9 +75,10 @@ pub(super) async fn unlock_machine(
     id: Path<String>,
     reason: Strict<api::Reason>,
 ) -> Answer<api::Machine> {
-    let unlock =
-        |machine: Machine| machine.unlock().map_err(|_| AdminError::State("a revoked machine stays revoked"));
-    change(state, peer, id, reason, Kind::Admin, "machine.unlock", unlock).await
+    change(state, peer, id, reason, Kind::Admin, "machine.unlock", |machine| {
+        machine.unlock().map_err(|_| AdminError::State("a revoked machine stays revoked"))
+    })
+    .await
 }
 
 /// `POST /admin/v1/machines/{id}/revoke`
@@ -97,16 +98,19 @@ async fn change(
     Strict(request): Strict<api::Reason>,
     kind: Kind,
     act: &'static str,
-    transition: impl FnOnce(Machine) -> Result<Machine, AdminError>,
+    transition: fn(Machine) -> Result<Machine, AdminError>,
 ) -> Answer<api::Machine> {
     let reason = text(&request.reason)?;
     let id = named(MachineId::parse(&id))?;
-    let stored = plane.store.load::<MachineRow>(id.as_str()).await?.ok_or(AdminError::NotFound)?;
-    let next = transition(stored.value.0.clone())?;
-    let members = json!({"machine": next.id, "generation": next.generation, "reason": reason});
-    let tx = plane.store.transaction().update(&stored, &Row(next.clone()));
-    carry_out(&plane, &peer, kind, act, members, tx).await?;
-    Ok(Reply(shown(next)))
+    let next = insistently(|| async {
+        let stored = plane.store.load::<MachineRow>(id.as_str()).await?.ok_or(AdminError::NotFound)?;
+        let next = transition(stored.value.0.clone())?;
+        let members = json!({"machine": next.id, "generation": next.generation, "reason": reason});
+        let tx = plane.store.transaction().update(&stored, &Row(next.clone()));
+        carry_out(&plane, &peer, kind, act, members, tx).await?;
+        Ok(next)
+    });
+    Ok(Reply(shown(next.await?)))
 }
 
 fn shown(machine: Machine) -> api::Machine {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::extract::State;
 use countersign_audit::Kind;
-use countersign_policy::Pdp;
 use countersign_proto::digest::Sha256Digest;
 use countersign_proto::snapshot::PolicyBundle;
 use serde_json::json;
@@ -38,10 +37,9 @@ pub(super) async fn activate_policy(
         digest: Sha256Digest::of(request.cedar.as_bytes()),
         cedar: request.cedar,
     };
-    let draft = crate::snapshot::draft(&plane).await?;
-    let bundle = PolicyBundle { revision: next.revision, cedar: next.cedar.clone(), digest: next.digest };
-    Pdp::compile(&bundle, &draft.agents, &draft.upstreams)
-        .map_err(|error| AdminError::Policy(lines(&error)))?;
+    let mut draft = crate::snapshot::draft(&plane).await?;
+    draft.policies = PolicyBundle { revision: next.revision, cedar: next.cedar.clone(), digest: next.digest };
+    crate::snapshot::compiles(draft).await?.map_err(AdminError::Policy)?;
     let tx = plane.store.transaction();
     let tx = match &active {
         Some(stored) => tx.update(stored, &next),
@@ -50,17 +48,6 @@ pub(super) async fn activate_policy(
     let members = json!({"revision": next.revision, "policy": next.digest, "cedar": next.cedar});
     carry_out(&plane, &peer, Kind::Admin, "policy.activate", members, tx).await?;
     Ok(Reply(shown(next)))
-}
-
-/// An error and its causes, one line each.
-pub(super) fn lines(error: &dyn std::error::Error) -> Vec<String> {
-    let mut lines = vec![error.to_string()];
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        lines.push(error.to_string());
-        cause = error.source();
-    }
-    lines
 }
 
 fn shown(row: PolicyRow) -> api::Policy {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::extract::{Path, State};
 use countersign_audit::Kind;
-use countersign_policy::Pdp;
 use countersign_proto::id::{ToolName, UpstreamId};
 use serde_json::json;
 
@@ -48,8 +47,7 @@ pub(super) async fn approve_tool(
     // The policy set must still compile against the new schema, or every gateway would refuse the snapshot.
     let mut draft = crate::snapshot::draft(&plane).await?;
     crate::snapshot::place_tool(&mut draft, &next);
-    Pdp::compile(&draft.policies, &draft.agents, &draft.upstreams)
-        .map_err(|error| AdminError::Policy(super::policies::lines(&error)))?;
+    crate::snapshot::compiles(draft).await?.map_err(AdminError::Policy)?;
     let members = json!({"upstream": upstream, "tool": tool, "definition": request.digest});
     let tx = plane.store.transaction().update(&stored, &next);
     carry_out(&plane, &peer, Kind::Admin, "tool.approve", members, tx).await?;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use countersign_audit::Kind;
@@ -18,12 +19,14 @@ use countersign_proto::oauth::{Form, OauthError};
 use countersign_proto::time::Timestamp;
 use countersign_proto::token::{ACCESS_TOKEN_TYP, AccessTokenClaims};
 use countersign_store::{ConsumeKind, StoreError, Stored};
+use countersign_trust::PeerCertificate;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use serde_json::json;
 
 use super::{ATTESTATION_HEADER, ATTESTATION_POP_HEADER, CHALLENGE_HEADER, DPOP_HEADER};
 use crate::http::{content_type_is, header_value, json_response, only, read};
+use crate::listen::Peer;
 use crate::nonce::Purpose;
 use crate::plane::{Plane, Trouble};
 use crate::rows::{AgentRow, MachineRow, PersonRow, Row, RunRow, TaskRow};
@@ -62,8 +65,12 @@ impl From<StoreError> for Refusal {
 }
 
 /// `/oauth/token`
-pub(super) async fn token(State(plane): State<Arc<Plane>>, request: Request) -> Response {
-    let refusal = match grant(&plane, request).await {
+pub(super) async fn token(
+    State(plane): State<Arc<Plane>>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+) -> Response {
+    let refusal = match grant(&plane, &peer, request).await {
         Ok(response) => return response,
         Err(refusal) => refusal,
     };
@@ -108,7 +115,7 @@ fn error_response(plane: &Plane, error: &OauthError) -> Response {
 }
 
 /// The walk of a token request, top to bottom.
-async fn grant(plane: &Plane, request: Request) -> Result<Response, Refusal> {
+async fn grant(plane: &Plane, peer: &Peer, request: Request) -> Result<Response, Refusal> {
     let (headers, form) = receive(request).await?;
     let request = TokenRequest::parse(&form)?;
     let proofs = verify_proofs(plane, &headers)
@@ -118,6 +125,7 @@ async fn grant(plane: &Plane, request: Request) -> Result<Response, Refusal> {
         "machine": proofs.machine.attestation().machine().id.as_str(),
         "agent_key": proofs.agent.thumbprint(), "machine_key": proofs.machine.attestation().thumbprint(),
     });
+    check_connection(peer, &proofs).map_err(|error| refused(error, facts.clone()))?;
     let mut attempt = 0;
     let claims = loop {
         attempt += 1;
@@ -220,6 +228,19 @@ fn verify_proofs(plane: &Plane, headers: &HeaderMap) -> Result<Proofs, OauthErro
 
 const USE_CHALLENGE: OauthError =
     OauthError::new("use_attestation_challenge", "the challenge is unknown, used or too old");
+
+/// A connection that shows a machine certificate shows the attested machine's (attestation relayed from elsewhere is
+/// refused here; without a certificate, the proof of possession alone speaks for the machine).
+fn check_connection(peer: &Peer, proofs: &Proofs) -> Result<(), OauthError> {
+    let Peer::Certified(der) = peer else { return Ok(()) };
+    let refused = OauthError::invalid_client("the connection is another machine's");
+    let certificate = PeerCertificate::from_der(der).map_err(|_| refused.clone())?;
+    if certificate.thumbprint().ct_eq(proofs.machine.attestation().thumbprint()) {
+        Ok(())
+    } else {
+        Err(refused)
+    }
+}
 
 /// The header's value; several of it are an error, not a choice.
 fn one<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, OauthError> {
