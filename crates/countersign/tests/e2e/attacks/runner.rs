@@ -16,7 +16,7 @@ fn the_agents_process_holds_no_key_and_no_token() {
     let world = &ground.stage.world;
     let output = world
         .run_command(&ground.laptop, AGENT, &ground.task, &[])
-        .args(["bash", "-c", "tr '\\0' '\\n' < /proc/self/environ; ls -l /proc/$$/fd; tr '\\0' ' ' < /proc/$$/cmdline"])
+        .args(["bash", "-c", "env; ls -l /proc/$$/fd; tr '\\0' ' ' < /proc/$$/cmdline"])
         .stdin(Stdio::null())
         .output()
         .expect("it runs");
