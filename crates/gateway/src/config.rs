@@ -140,6 +140,9 @@ pub struct GatewayLimits {
     pub connections_per_machine: usize,
     /// Connections at a time that show no machine certificate; they get little more than a refusal.
     pub anonymous_connections: usize,
+    /// Requests per second without a machine certificate that are answered and recorded; beyond that their
+    /// connections end unread, so that strangers cannot fill the log.
+    pub anonymous_per_sec: u32,
     /// Bytes of a request body.
     pub body_bytes: usize,
     /// Bytes of an upstream answer that the gateway itself must read (`tools/list`, `initialize`).
@@ -187,6 +190,7 @@ impl Default for GatewayLimits {
             connections: 4096,
             connections_per_machine: 256,
             anonymous_connections: 128,
+            anonymous_per_sec: 50,
             body_bytes: 1 << 20,
             listing_bytes: 8 << 20,
             header_lines: 64,

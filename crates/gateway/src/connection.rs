@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use countersign_proto::channel::VerifiedChannel;
 use countersign_proto::jose::Thumbprint;
+use countersign_proto::time::Timestamp;
 use countersign_trust::PeerCertificate;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -36,6 +37,21 @@ pub(crate) struct Connection {
 /// Connections open per machine key, and those without one.
 #[derive(Clone, Default)]
 pub(crate) struct PerMachine(Arc<Mutex<HashMap<Option<Thumbprint>, usize>>>);
+
+/// How many strangers were heard in the current second.
+#[derive(Clone, Default)]
+pub(crate) struct Strangers(Arc<Mutex<(i64, u32)>>);
+
+impl Strangers {
+    fn admit(&self, now: Timestamp, per_sec: u32) -> bool {
+        let mut heard = self.0.lock();
+        if heard.0 != now.unix_secs() {
+            *heard = (now.unix_secs(), 0);
+        }
+        heard.1 = heard.1.saturating_add(1);
+        heard.1 <= per_sec
+    }
+}
 
 struct Counted {
     counts: PerMachine,
@@ -72,6 +88,7 @@ pub(crate) async fn serve(
     acceptor: TlsAcceptor,
     tcp: TcpStream,
     per_machine: PerMachine,
+    strangers: Strangers,
     mut stopping: watch::Receiver<bool>,
 ) {
     if let Err(error) = tcp.set_nodelay(true) {
@@ -93,6 +110,11 @@ pub(crate) async fn serve(
         Ok(peer) => (Some(peer.thumbprint()), limits.connections_per_machine, limits.idle_timeout),
         Err(_) => (None, limits.anonymous_connections, limits.header_timeout),
     };
+    // Each connection of a stranger is good for one answer (see `walk`), so this also counts requests.
+    if key.is_none() && !strangers.admit(gate.now(), limits.anonymous_per_sec) {
+        metrics::counter!("cs_strangers_dropped_total").increment(1);
+        return;
+    }
     let Some(_counted) = per_machine.enter(key, places) else {
         tracing::warn!(machine = key.is_some(), "too many connections of one kind");
         return;

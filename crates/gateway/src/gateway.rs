@@ -27,7 +27,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::budget::{self, Budgets, FoldError};
 use crate::config::{ConfigError, GatewayConfig};
-use crate::connection::{self, PerMachine};
+use crate::connection::{self, PerMachine, Strangers};
 use crate::control::ControlPlane;
 use crate::gate::{Gate, Side};
 use crate::replay::ProofMemory;
@@ -209,7 +209,7 @@ async fn accept(
 ) {
     let capacity = gate.limits.connections;
     let room = Arc::new(Semaphore::new(capacity));
-    let per_machine = PerMachine::default();
+    let (per_machine, strangers) = (PerMachine::default(), Strangers::default());
     loop {
         // With all places taken, callers wait in the kernel's queue instead of in our memory.
         let arriving = async {
@@ -226,8 +226,14 @@ async fn accept(
         match accepted {
             Ok((tcp, _peer)) => {
                 let acceptor = TlsAcceptor::from(tls.load_full());
-                let serving =
-                    connection::serve(gate.clone(), acceptor, tcp, per_machine.clone(), stopping.clone());
+                let serving = connection::serve(
+                    gate.clone(),
+                    acceptor,
+                    tcp,
+                    per_machine.clone(),
+                    strangers.clone(),
+                    stopping.clone(),
+                );
                 tokio::spawn(async move {
                     serving.await;
                     drop(place);

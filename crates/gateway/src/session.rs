@@ -12,6 +12,8 @@ use http::HeaderValue;
 use parking_lot::Mutex;
 
 const PREFIX: &str = "mcps_";
+/// Sessions of one run at one upstream; more are a client that forgets to end them.
+const PER_OWNER: usize = 64;
 
 /// Who a session belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +48,8 @@ impl Sessions {
         if open.len() >= self.capacity {
             open.retain(|_, session| now.secs_since(session.last_used) < self.idle_secs);
         }
-        if open.len() >= self.capacity {
+        let own = open.values().filter(|session| session.owner == owner).count();
+        if open.len() >= self.capacity || own >= PER_OWNER {
             return None;
         }
         open.insert(name.clone(), Session { owner, upstream_session, last_used: now });
@@ -87,7 +90,9 @@ mod tests {
 
     impl Entropy for Counting {
         fn fill(&self, out: &mut [u8]) {
-            out.fill(self.0.fetch_add(1, Ordering::Relaxed));
+            let number = self.0.fetch_add(1, Ordering::Relaxed);
+            out.fill(number);
+            out[0] = number >> 5;
         }
     }
 
@@ -115,6 +120,16 @@ mod tests {
         assert!(sessions.resolve("mcps_guess", &ours, NOW).is_none());
         assert!(sessions.close(&name, &ours, NOW).is_some());
         assert!(sessions.resolve(&name, &ours, NOW).is_none());
+    }
+
+    #[test]
+    fn one_run_cannot_take_all_sessions() {
+        let sessions = Sessions::new(1000, 60, Arc::new(Counting(AtomicU8::new(0))));
+        let inner = || HeaderValue::from_static("inner");
+        let opened =
+            (0..100).filter(|_| sessions.open(owner("a", "run_1", "u"), inner(), NOW).is_some()).count();
+        assert_eq!(opened, PER_OWNER);
+        assert!(sessions.open(owner("b", "run_2", "u"), inner(), NOW).is_some());
     }
 
     #[test]

@@ -14,7 +14,8 @@ use countersign_proto::id::{DecisionId, UpstreamId};
 use countersign_proto::json::Limits;
 use countersign_proto::mcp::{self, Era, Id, McpRequest, Method, ProtocolVersion, RpcError, ToolCall};
 use countersign_proto::time::Timestamp;
-use http::{Request, Response};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use tracing::Instrument as _;
 
@@ -73,10 +74,14 @@ pub(crate) async fn walk(gate: &Gate, connection: &Connection, request: Request<
     let started = tokio::time::Instant::now();
     async move {
         let mut trail = trail;
-        let response = match trail.pass(request).await {
+        let mut response = match trail.pass(request).await {
             Ok(response) | Err(Turn::Answered(response)) => response,
             Err(Turn::Stop(stop)) => trail.refuse(stop).await,
         };
+        if connection.peer.is_err() {
+            // One answer per connection for those who showed no machine.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         tracing::debug!(
             status = response.status().as_u16(),
             micros = started.elapsed().as_micros(),

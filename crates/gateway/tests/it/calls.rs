@@ -361,3 +361,21 @@ async fn one_machine_cannot_take_all_connections() {
     assert!(!served);
     assert_eq!(world.upstream.shared.calls.load(Ordering::SeqCst), 2);
 }
+
+#[tokio::test]
+async fn strangers_get_few_answers_and_cannot_fill_the_log() {
+    let world = World::with(true, GatewayLimits { anonymous_per_sec: 3, ..limits() }).await;
+    let before = world.log.size();
+    let mut answered = 0;
+    for _ in 0..10 {
+        let Ok(mut tls) = world.tls(None).await else { continue };
+        let request = b"POST /mcp/github HTTP/1.1\r\nhost: gw.test:8443\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}";
+        let mut answer = Vec::new();
+        if tokio::io::AsyncWriteExt::write_all(&mut tls, request).await.is_ok() {
+            let _closed = tokio::io::AsyncReadExt::read_to_end(&mut tls, &mut answer).await;
+        }
+        answered += usize::from(answer.starts_with(b"HTTP/1.1 400"));
+    }
+    assert_eq!((answered, world.records_from(before).await.len()), (3, 3));
+    world.check_allowed(world.call("read", "{}")).await;
+}
