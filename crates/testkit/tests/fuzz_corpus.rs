@@ -79,7 +79,7 @@ fn changes_of_the_corpus_are_survived() {
         let mut paths: Vec<PathBuf> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
         paths.sort();
         let files: Vec<Vec<u8>> = paths.iter().map(|path| fs::read(path).unwrap()).collect();
-        let mut dice = Dice(0x5eed_0f_c0ffee);
+        let mut dice = Dice(0x5eed_0fc0_ffee);
         for _ in 0..ROUNDS {
             let bytes = dice.input(&files);
             let survived = std::panic::catch_unwind(|| run(&bytes)).is_ok();
