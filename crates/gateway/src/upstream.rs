@@ -279,3 +279,6 @@ impl ConnectionLease {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;
