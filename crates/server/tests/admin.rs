@@ -210,7 +210,7 @@ async fn the_admin_api_is_on_the_socket_only_and_the_socket_is_ours() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_log_nothing_is_changed_and_it_is_not_ready() {
+async fn without_a_log_nothing_is_changed() {
     let harness = with_sponsor().await;
     harness.log.clone().shutdown().await.unwrap();
     let answer = post(&harness, "/admin/v1/agents", json!({"id": "bot", "sponsor": "alice"})).await;
