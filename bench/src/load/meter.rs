@@ -17,6 +17,8 @@ pub(crate) struct Used {
     pub(crate) system: u64,
     /// Both, by the name of the thread, of threads that are still there.
     pub(crate) threads: BTreeMap<String, u64>,
+    /// Memory in use, in KiB; for a difference, at its end.
+    pub(crate) resident_kib: u64,
 }
 
 impl Used {
@@ -30,7 +32,7 @@ impl Used {
                 *threads.entry(stat.name).or_insert(0) += stat.user + stat.system;
             }
         }
-        Ok(Self { user: whole.user, system: whole.system, threads })
+        Ok(Self { user: whole.user, system: whole.system, threads, resident_kib: resident_kib(pid)? })
     }
 
     /// What was used since `before`.
@@ -42,6 +44,7 @@ impl Used {
             user: self.user.saturating_sub(before.user),
             system: self.system.saturating_sub(before.system),
             threads: threads.collect(),
+            resident_kib: self.resident_kib,
         }
     }
 
@@ -71,6 +74,14 @@ impl Stat {
         let (user, system) = (times.next()?.ok()?, times.next()?.ok()?);
         Some(Self { name: name.to_owned(), user: user * TICK_MICROS, system: system * TICK_MICROS })
     }
+}
+
+/// proc(5): `VmRSS: 1234 kB`.
+fn resident_kib(pid: u32) -> io::Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.and_then(|line| line.trim().split(' ').next()?.parse().ok());
+    number.ok_or_else(|| io::Error::other("no VmRSS in the status of a process"))
 }
 
 /// How many tasks wanted a processor during the last minute: what else was going on.

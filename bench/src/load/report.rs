@@ -33,6 +33,8 @@ struct Row {
     upstream_cpu_micros: f64,
     load_cpu_micros: f64,
     records_per_sec: f64,
+    /// Memory of the gateway, or the peer, after the last round.
+    resident_mib: f64,
     errors: u64,
     first_error: Option<String>,
     /// Processor time per call by thread, in microseconds.
@@ -133,6 +135,7 @@ impl Row {
             upstream_cpu_micros: median_of(&|round| per_call(round.used_by_upstream.total(), round)),
             load_cpu_micros: median_of(&|round| per_call(round.used_by_load.total(), round)),
             records_per_sec: median_of(&|round| round.records as f64 / round.elapsed.as_secs_f64()),
+            resident_mib: rounds.last().map_or(0.0, |round| round.used.resident_kib as f64 / 1024.0),
             errors: rounds.iter().map(|round| round.errors).sum(),
             first_error: rounds.iter().find_map(|round| round.first_error.clone()),
             threads: names.into_iter().map(thread).filter(|(_, micros)| *micros >= 0.05).collect(),
@@ -152,6 +155,7 @@ impl Row {
             "upstream_cpu_us_per_call": self.upstream_cpu_micros,
             "load_cpu_us_per_call": self.load_cpu_micros,
             "records_per_sec": self.records_per_sec,
+            "resident_mib": self.resident_mib,
             "errors": self.errors,
             "first_error": self.first_error,
             "threads_us_per_call": self.threads,
@@ -169,14 +173,23 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "{:<32} {:>5} {:>9} {:>8} {:>8} {:>12} {:>9} {:>10} {:>7}",
-            "", "conns", "calls/s", "p50 us", "p99 us", "CPU us/call", "in user", "records/s", "errors"
+            "{:<32} {:>5} {:>9} {:>8} {:>8} {:>12} {:>9} {:>10} {:>6} {:>7}",
+            "",
+            "conns",
+            "calls/s",
+            "p50 us",
+            "p99 us",
+            "CPU us/call",
+            "in user",
+            "records/s",
+            "MiB",
+            "errors"
         )?;
         let rows = self.rows();
         for row in &rows {
             writeln!(
                 f,
-                "{:<32} {:>5} {:>9.0} {:>8.0} {:>8.0} {:>12.1} {:>9.1} {:>10.0} {:>7}",
+                "{:<32} {:>5} {:>9.0} {:>8.0} {:>8.0} {:>12.1} {:>9.1} {:>10.0} {:>6.0} {:>7}",
                 row.mode.name(),
                 row.connections,
                 row.calls_per_sec,
@@ -185,6 +198,7 @@ impl fmt::Display for Report {
                 row.cpu_micros,
                 row.user_micros,
                 row.records_per_sec,
+                row.resident_mib,
                 row.errors
             )?;
         }

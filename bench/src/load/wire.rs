@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn an_answer_ends_where_its_length_says() {
         check("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", Some((38, 200, 2)));
-        check("HTTP/1.1 403 Forbidden\r\nContent-Length:0\r\nx: y\r\n\r\n", Some((49, 403, 0)));
+        check("HTTP/1.1 403 Forbidden\r\nContent-Length:0\r\nx: y\r\n\r\n", Some((50, 403, 0)));
         check("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n", None);
         check("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", None);
         assert!(read_head(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").is_err());
