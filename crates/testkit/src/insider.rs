@@ -106,6 +106,7 @@ impl Caller {
         token: &str,
         key: &SoftwareEd25519,
         stolen_proof: Option<&str>,
+        session: Option<&str>,
         body: &Value,
     ) -> io::Result<(Answer, String)> {
         self.client.start_over();
@@ -113,15 +114,17 @@ impl Caller {
         let own = channel::prove(key, connection.exporter(), self.gateway.as_str(), CLOCK.now()).map_err(io::Error::other)?;
         let proof = stolen_proof.unwrap_or(&own);
         let path = url.strip_prefix(self.gateway.as_str()).unwrap_or(url);
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(Method::POST)
             .uri(path)
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::ACCEPT, "application/json, text/event-stream")
             .header(header::AUTHORIZATION, format!("DPoP {token}"))
-            .header("countersign-channel", proof)
-            .body(Full::from(body.to_string()))
-            .map_err(io::Error::other)?;
+            .header("countersign-channel", proof);
+        if let Some(session) = session {
+            request = request.header("mcp-session-id", session).header("mcp-protocol-version", PROTOCOL);
+        }
+        let request = request.body(Full::from(body.to_string())).map_err(io::Error::other)?;
         let response =
             self.client.send(connection, request).await.map_err(|error| io::Error::other(format!("{error:?}")))?;
         let (head, body) = response.into_parts();
@@ -373,13 +376,7 @@ impl Insider {
             .call_as(
                 &self.caller,
                 token,
-                &json!({
-                    "jsonrpc": "2.0", "id": 0, "method": "initialize",
-                    "params": {
-                        "protocolVersion": PROTOCOL, "capabilities": {},
-                        "clientInfo": { "name": "insider", "version": "1" },
-                    },
-                }),
+                &initialize(),
             )
             .await?;
         let session = answer.header("mcp-session-id");
@@ -406,6 +403,17 @@ impl Insider {
 
 /// The protocol version that hand-driven sessions speak.
 pub const PROTOCOL: &str = "2025-11-25";
+
+/// The first message of a session.
+#[must_use]
+pub fn initialize() -> Value {
+    json!({
+        "jsonrpc": "2.0", "id": 0, "method": "initialize",
+        "params": {
+            "protocolVersion": PROTOCOL, "capabilities": {}, "clientInfo": { "name": "insider", "version": "1" },
+        },
+    })
+}
 
 /// A tool call as JSON-RPC.
 #[must_use]

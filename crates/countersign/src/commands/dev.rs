@@ -120,6 +120,8 @@ async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure> {
         .await
         .map_err(|error| failed("gateway", &error))?;
 
+    // Ready means that a call would be decided: the gateway has verified a first snapshot.
+    gateway.until_snapshot(1).await;
     announce(config, json, &server_url, &gateway_url, &console_url, &ca_file);
     let [terminate, interrupt] = &mut stop;
     if let (Ok(terminate), Ok(interrupt)) = (terminate, interrupt) {

@@ -137,18 +137,14 @@ fn a_channel_proof_is_worth_nothing_on_another_connection() {
     let scene = Scene::new();
     block_on(async {
         let insider = &scene.insider;
-        let ping = json!({
-            "jsonrpc": "2.0", "id": 0, "method": "initialize",
-            "params": { "protocolVersion": countersign_testkit::insider::PROTOCOL, "capabilities": {},
-                        "clientInfo": { "name": "insider", "version": "1" } },
-        });
+        let hello = countersign_testkit::insider::initialize();
         let (answer, proof) =
-            insider.caller.call_on_channel(&insider.url(), &scene.token, &insider.key, None, &ping).await.expect("an answer");
+            insider.caller.call_on_channel(&insider.url(), &scene.token, &insider.key, None, None, &hello).await.expect("an answer");
         assert_eq!(answer.status, 200, "the control: {}", answer.json());
         let watch = scene.watch();
         let (answer, _) = insider
             .caller
-            .call_on_channel(&insider.url(), &scene.token, &insider.key, Some(&proof), &ping)
+            .call_on_channel(&insider.url(), &scene.token, &insider.key, Some(&proof), None, &hello)
             .await
             .expect("an answer");
         let seen = watch.end(answer).expect("seen");
