@@ -66,7 +66,16 @@ fn demo(rest: &[String]) -> Result<(), String> {
     setup::install(setup::Scope::Demo)?;
     run(
         "build (release)",
-        cargo().args(["build", "--release", "--locked", "--package", "countersign", "--package", "countersign-testkit", "--bins"]),
+        cargo().args([
+            "build",
+            "--release",
+            "--locked",
+            "--package",
+            "countersign",
+            "--package",
+            "countersign-testkit",
+            "--bins",
+        ]),
     )?;
     let program = target().join("release/countersign-demo");
     run("demo", Command::new(program).args(rest).current_dir(root()))
@@ -91,7 +100,10 @@ fn ci() -> Result<(), String> {
         "lints",
         cargo().args(["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"]),
     )?;
-    run("docs", cargo().args(["doc", "--locked", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "--deny warnings"))?;
+    run(
+        "docs",
+        cargo().args(["doc", "--locked", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "--deny warnings"),
+    )?;
     let deny = setup::cargo_deny()?;
     // Advisories need the public advisory database; `cargo deny check advisories` is run where that is reachable.
     run("dependencies", Command::new(deny).args(["check", "bans", "licenses", "sources"]).current_dir(root()))
@@ -102,7 +114,10 @@ fn bench(rest: &[String]) -> Result<(), String> {
     if !rest.iter().any(|argument| argument == "--load-only") {
         run("micro benchmarks", cargo().args(["bench", "--locked", "--package", "countersign-bench"]))?;
     }
-    run("build (release)", cargo().args(["build", "--release", "--locked", "--package", "countersign-bench", "--bins"]))?;
+    run(
+        "build (release)",
+        cargo().args(["build", "--release", "--locked", "--package", "countersign-bench", "--bins"]),
+    )?;
     run("load", Command::new(target().join("release/countersign-load")).current_dir(root()))
 }
 

@@ -36,7 +36,8 @@ const TESTS: &[Need] = &[
     Need { program: "python3", packages: &["python3", "python3-venv"] },
     Need { program: "strace", packages: &["strace"] },
 ];
-const BENCH: &[Need] = &[Need { program: "nginx", packages: &["nginx-light"] }, Need { program: "wrk", packages: &["wrk"] }];
+const BENCH: &[Need] =
+    &[Need { program: "nginx", packages: &["nginx-light"] }, Need { program: "wrk", packages: &["wrk"] }];
 
 /// The cargo-deny that the dependency check uses.
 const CARGO_DENY: &str = "0.20.2";
@@ -77,7 +78,10 @@ fn debian<'a>(needs: impl Iterator<Item = &'a Need>) -> Result<(), String> {
         return Ok(());
     }
     if find("apt-get").is_none() {
-        return Err(format!("these are missing and this is no Debian: {}; install them by hand", packages.join(" ")));
+        return Err(format!(
+            "these are missing and this is no Debian: {}; install them by hand",
+            packages.join(" ")
+        ));
     }
     let sudo = find("sudo").filter(|_| !am_root());
     let apt = |arguments: &[&str]| {
@@ -104,7 +108,8 @@ fn am_root() -> bool {
 /// `npm ci`, unless what is installed is of this lock file.
 fn node_modules(folder: &str) -> Result<(), String> {
     let folder = root().join(folder);
-    let lock = std::fs::read(folder.join("package-lock.json")).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let lock = std::fs::read(folder.join("package-lock.json"))
+        .map_err(|error| format!("{}: {error}", folder.display()))?;
     let stamp = folder.join("node_modules/.countersign-lock");
     if std::fs::read(&stamp).is_ok_and(|installed| installed == lock) {
         return Ok(());
@@ -120,13 +125,17 @@ fn node_modules(folder: &str) -> Result<(), String> {
 fn python_packages() -> Result<(), String> {
     let venv = root().join(".tools/venv");
     let requirements = root().join("e2e/python/requirements.txt");
-    let wanted = std::fs::read(&requirements).map_err(|error| format!("{}: {error}", requirements.display()))?;
+    let wanted =
+        std::fs::read(&requirements).map_err(|error| format!("{}: {error}", requirements.display()))?;
     let stamp = venv.join(".countersign-requirements");
     if std::fs::read(&stamp).is_ok_and(|installed| installed == wanted) {
         return Ok(());
     }
     run("python environment", Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
-    run("python packages", Command::new(venv.join("bin/pip")).args(["install", "--quiet", "--requirement"]).arg(&requirements))?;
+    run(
+        "python packages",
+        Command::new(venv.join("bin/pip")).args(["install", "--quiet", "--requirement"]).arg(&requirements),
+    )?;
     std::fs::write(&stamp, wanted).map_err(|error| format!("{}: {error}", stamp.display()))
 }
 
@@ -142,7 +151,16 @@ pub fn cargo_deny() -> Result<PathBuf, String> {
         run(
             "build cargo-deny",
             Command::new("cargo")
-                .args(["install", "--locked", "--quiet", "--debug", "cargo-deny", "--version", CARGO_DENY, "--root"])
+                .args([
+                    "install",
+                    "--locked",
+                    "--quiet",
+                    "--debug",
+                    "cargo-deny",
+                    "--version",
+                    CARGO_DENY,
+                    "--root",
+                ])
                 .arg(&tools)
                 .env("CARGO_TARGET_DIR", tools.join("target")),
         )?;

@@ -7,13 +7,28 @@ use std::process::Command;
 /// Every crate that ends up in `package`, by name; what only its tests use is left out.
 fn linked_into(package: &str) -> BTreeSet<String> {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["tree", "--locked", "--package", package, "--edges", "normal", "--prefix", "none", "--format", "{p}"])
+        .args([
+            "tree",
+            "--locked",
+            "--package",
+            package,
+            "--edges",
+            "normal",
+            "--prefix",
+            "none",
+            "--format",
+            "{p}",
+        ])
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
         .output()
         .expect("cargo runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let tree = String::from_utf8(output.stdout).expect("cargo tree prints UTF-8");
-    tree.lines().filter_map(|line| line.split(' ').next()).filter(|name| *name != package).map(str::to_owned).collect()
+    tree.lines()
+        .filter_map(|line| line.split(' ').next())
+        .filter(|name| *name != package)
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Asserts that none of `absent` is linked into `package`, and all of `present` are.
@@ -27,7 +42,13 @@ fn check(package: &str, present: &[&str], absent: &[&str]) {
     }
 }
 
-const SHELLS: &[&str] = &["countersign-gateway", "countersign-server", "countersign-runner", "countersign-store", "countersign-log"];
+const SHELLS: &[&str] = &[
+    "countersign-gateway",
+    "countersign-server",
+    "countersign-runner",
+    "countersign-store",
+    "countersign-log",
+];
 const IO: &[&str] = &["tokio", "hyper", "axum", "mio", "rusqlite", "libsqlite3-sys", "rustls", "tracing"];
 
 #[test]
@@ -38,7 +59,13 @@ fn two_factors_are_two_because_neither_knows_the_other() {
 
 #[test]
 fn the_middle_is_pure() {
-    for package in ["countersign-proto", "countersign-trust", "countersign-identity", "countersign-audit", "countersign-policy"] {
+    for package in [
+        "countersign-proto",
+        "countersign-trust",
+        "countersign-identity",
+        "countersign-audit",
+        "countersign-policy",
+    ] {
         check(package, &["aws-lc-rs"], SHELLS);
         check(package, &[], IO);
     }
@@ -46,7 +73,11 @@ fn the_middle_is_pure() {
 
 #[test]
 fn formats_stand_at_the_bottom() {
-    check("countersign-proto", &[], &["countersign-trust", "countersign-identity", "countersign-audit", "countersign-policy"]);
+    check(
+        "countersign-proto",
+        &[],
+        &["countersign-trust", "countersign-identity", "countersign-audit", "countersign-policy"],
+    );
 }
 
 #[test]
@@ -54,7 +85,16 @@ fn the_log_knows_no_sql_and_no_network() {
     check(
         "countersign-log",
         &["countersign-audit"],
-        &["rusqlite", "hyper", "axum", "rustls", "countersign-trust", "countersign-identity", "countersign-policy", "countersign-store"],
+        &[
+            "rusqlite",
+            "hyper",
+            "axum",
+            "rustls",
+            "countersign-trust",
+            "countersign-identity",
+            "countersign-policy",
+            "countersign-store",
+        ],
     );
 }
 
@@ -63,7 +103,14 @@ fn the_store_knows_no_rules() {
     check(
         "countersign-store",
         &["rusqlite"],
-        &["countersign-trust", "countersign-identity", "countersign-policy", "countersign-audit", "hyper", "axum"],
+        &[
+            "countersign-trust",
+            "countersign-identity",
+            "countersign-policy",
+            "countersign-audit",
+            "hyper",
+            "axum",
+        ],
     );
 }
 
@@ -78,7 +125,11 @@ fn the_gateway_holds_no_issuing_side_and_no_sql() {
 
 #[test]
 fn the_control_plane_carries_no_upstream_traffic() {
-    check("countersign-server", &["countersign-policy", "countersign-store"], &["countersign-gateway", "countersign-runner"]);
+    check(
+        "countersign-server",
+        &["countersign-policy", "countersign-store"],
+        &["countersign-gateway", "countersign-runner"],
+    );
 }
 
 #[test]
@@ -102,5 +153,9 @@ fn the_runner_links_nothing_of_the_server() {
 
 #[test]
 fn nothing_needs_openssl_or_a_c_tpm_stack() {
-    check("countersign", &["aws-lc-rs"], &["openssl-sys", "native-tls", "ring", "tss-esapi", "tss-esapi-sys", "countersign-testkit"]);
+    check(
+        "countersign",
+        &["aws-lc-rs"],
+        &["openssl-sys", "native-tls", "ring", "tss-esapi", "tss-esapi-sys", "countersign-testkit"],
+    );
 }

@@ -13,7 +13,13 @@ pub struct Cli {
     pub json: bool,
 
     /// The control plane's admin socket.
-    #[arg(long, global = true, env = "COUNTERSIGN_ADMIN", value_name = "SOCKET", default_value = ".countersign/data/admin.sock")]
+    #[arg(
+        long,
+        global = true,
+        env = "COUNTERSIGN_ADMIN",
+        value_name = "SOCKET",
+        default_value = ".countersign/data/admin.sock"
+    )]
     pub admin: PathBuf,
 
     #[command(subcommand)]

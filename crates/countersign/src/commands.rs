@@ -18,7 +18,8 @@ use rustls::pki_types::pem::PemObject as _;
 /// # Errors
 /// If the folder or a file cannot be read, or a file holds something that is not PEM.
 pub fn pem_certificates(folder: &Path) -> io::Result<Vec<Vec<u8>>> {
-    let mut files: Vec<_> = std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
     files.retain(|file| file.extension().is_some_and(|extension| extension == "pem" || extension == "crt"));
     files.sort();
     let mut certificates = Vec::new();

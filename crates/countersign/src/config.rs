@@ -175,7 +175,9 @@ impl Config {
         }
         let text = std::fs::read_to_string(path).map_err(unreadable)?;
         Self::parse(&text).map_err(|error| match error {
-            ConfigError::Malformed { message, .. } => ConfigError::Malformed { path: path.to_owned(), message },
+            ConfigError::Malformed { message, .. } => {
+                ConfigError::Malformed { path: path.to_owned(), message }
+            }
             other => other,
         })
     }
@@ -199,15 +201,17 @@ impl TryFrom<RawConfig> for Config {
     type Error = ConfigError;
 
     fn try_from(raw: RawConfig) -> Result<Self, ConfigError> {
-        let trust_domain =
-            TrustDomain::parse(&raw.trust_domain).map_err(|error| invalid("trust_domain", error.to_string()))?;
+        let trust_domain = TrustDomain::parse(&raw.trust_domain)
+            .map_err(|error| invalid("trust_domain", error.to_string()))?;
         if !raw.console.listen.ip().is_loopback() {
             return Err(invalid(
                 "console.listen",
                 "must be a loopback address; put a TLS-terminating proxy in front to reach it from elsewhere",
             ));
         }
-        for (key, url) in [("server.public_url", &raw.server.public_url), ("gateway.public_url", &raw.gateway.public_url)] {
+        for (key, url) in
+            [("server.public_url", &raw.server.public_url), ("gateway.public_url", &raw.gateway.public_url)]
+        {
             if let Some(url) = url {
                 check_origin(key, url)?;
             }
@@ -236,8 +240,14 @@ impl TryFrom<RawConfig> for Config {
 /// A public URL is an origin: https, a host, perhaps a port, and nothing after it.
 fn check_origin(key: &str, url: &str) -> Result<(), ConfigError> {
     let host = url.strip_prefix("https://").ok_or_else(|| invalid(key, "must start with https://"))?;
-    if host.is_empty() || host.contains(['/', '?', '#', '@', ' ']) || host.chars().any(|c| c.is_ascii_uppercase()) {
-        return Err(invalid(key, "must be an origin like https://gw.example:8443: lower case, no path, no trailing slash"));
+    if host.is_empty()
+        || host.contains(['/', '?', '#', '@', ' '])
+        || host.chars().any(|c| c.is_ascii_uppercase())
+    {
+        return Err(invalid(
+            key,
+            "must be an origin like https://gw.example:8443: lower case, no path, no trailing slash",
+        ));
     }
     Ok(())
 }

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use countersign_gateway::{ApprovalHandle, ApprovalOutcome, ApprovalRequest, ControlError, ControlPlane, ToolManifest};
+use countersign_gateway::{
+    ApprovalHandle, ApprovalOutcome, ApprovalRequest, ControlError, ControlPlane, ToolManifest,
+};
 use countersign_proto::digest::Sha256Digest;
 use countersign_proto::id::{ApprovalId, RunId, UpstreamId};
 use countersign_proto::jose::Thumbprint;
@@ -31,7 +33,8 @@ impl Joint {
         run: RunId,
         machine_jkt: Thumbprint,
     ) -> Result<ApprovalOutcome, ControlError> {
-        let outcome = self.0.redeem_approval(&id, &call_digest, &run, &machine_jkt).await.map_err(unavailable)?;
+        let outcome =
+            self.0.redeem_approval(&id, &call_digest, &run, &machine_jkt).await.map_err(unavailable)?;
         Ok(match outcome {
             control::ApprovalOutcome::Pending => {
                 // It was there a moment ago; gone means that nobody can answer it any more.
@@ -54,7 +57,11 @@ impl ControlPlane for Joint {
         self.0.snapshots()
     }
 
-    fn propose_tools(&self, upstream: UpstreamId, tools: Vec<ToolManifest>) -> BoxFuture<'static, Result<(), ControlError>> {
+    fn propose_tools(
+        &self,
+        upstream: UpstreamId,
+        tools: Vec<ToolManifest>,
+    ) -> BoxFuture<'static, Result<(), ControlError>> {
         let control = Arc::clone(&self.0);
         async move {
             let tools = tools.into_iter().map(proposed).collect();
@@ -63,7 +70,10 @@ impl ControlPlane for Joint {
         .boxed()
     }
 
-    fn ask_approval(&self, request: ApprovalRequest) -> BoxFuture<'static, Result<ApprovalHandle, ControlError>> {
+    fn ask_approval(
+        &self,
+        request: ApprovalRequest,
+    ) -> BoxFuture<'static, Result<ApprovalHandle, ControlError>> {
         let control = Arc::clone(&self.0);
         async move { control.ask_approval(asked(request)).await.map(handle).map_err(unavailable) }.boxed()
     }

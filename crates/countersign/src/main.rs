@@ -47,7 +47,9 @@ fn run(cli: &Cli) -> Result<Outcome, Failure> {
     let admin = Admin(&cli.admin);
     let answer = match &cli.command {
         Command::Dev(command) => return block_on(commands::dev::dev(command, cli.json)).map(Outcome::Exit),
-        Command::Serve(command) => return block_on(commands::dev::serve(command, cli.json)).map(Outcome::Exit),
+        Command::Serve(command) => {
+            return block_on(commands::dev::serve(command, cli.json)).map(Outcome::Exit);
+        }
         Command::Run(command) => return block_on(commands::run::run(command)).map(Outcome::Exit),
         Command::Doctor(command) => commands::doctor::run(command),
         Command::Status => admin.status(),
@@ -83,7 +85,8 @@ fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Fa
 
 /// Log lines go to standard error; `COUNTERSIGN_LOG` filters them (`info` by default).
 fn start_logging(json: bool) {
-    let filter = EnvFilter::try_from_env("COUNTERSIGN_LOG").unwrap_or_else(|_| EnvFilter::new("warn,countersign=info"));
+    let filter = EnvFilter::try_from_env("COUNTERSIGN_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("warn,countersign=info"));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if json { lines.json().init() } else { lines.init() }
 }

@@ -40,7 +40,8 @@ fn table(rows: &[Value]) -> String {
         .collect();
     let mut text = String::new();
     for row in cells {
-        let line: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let line: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         let _ = writeln!(text, "{}", line.join("  ").trim_end());
     }
     text
@@ -48,7 +49,9 @@ fn table(rows: &[Value]) -> String {
 
 fn cell(value: &Value) -> String {
     match value {
-        Value::String(text) => text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect(),
+        Value::String(text) => {
+            text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+        }
         Value::Null => "-".to_owned(),
         Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
     }
@@ -62,7 +65,8 @@ mod tests {
 
     #[test]
     fn a_list_is_a_table_and_control_characters_are_inert() {
-        let answer = json!({"agents": [{"id": "a", "state": "active"}, {"id": "bot\u{1b}[2J", "state": "suspended"}]});
+        let answer =
+            json!({"agents": [{"id": "a", "state": "active"}, {"id": "bot\u{1b}[2J", "state": "suspended"}]});
         let text = readable(&answer);
         assert!(text.starts_with("id"), "{text}");
         assert!(!text.contains('\u{1b}'), "{text:?}");

@@ -28,11 +28,14 @@ fn no_follow() -> i32 {
 }
 
 fn load(path: &Path) -> io::Result<Zeroizing<[u8; 32]>> {
-    let named = |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {what}", path.display()));
+    let named =
+        |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {what}", path.display()));
     let mut file = OpenOptions::new().read(true).custom_flags(no_follow()).open(path)?;
     let metadata = file.metadata()?;
     if metadata.mode() & 0o077 != 0 {
-        return Err(named("others can read this secret; run: chmod 600 on it, and replace it if it may have leaked"));
+        return Err(named(
+            "others can read this secret; run: chmod 600 on it, and replace it if it may have leaked",
+        ));
     }
     if metadata.len() != 32 {
         return Err(named("is not a secret of 32 bytes; restore it from your backup"));
@@ -47,7 +50,13 @@ fn create(path: &Path, rng: &dyn Entropy) -> io::Result<Zeroizing<[u8; 32]>> {
     rng.fill(secret.as_mut());
     // Written whole under another name first, so that a crash never leaves half a secret under this one.
     let partial = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).custom_flags(no_follow()).open(&partial)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .custom_flags(no_follow())
+        .open(&partial)?;
     file.write_all(secret.as_ref())?;
     file.sync_all()?;
     std::fs::rename(&partial, path)?;

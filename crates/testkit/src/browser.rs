@@ -62,8 +62,12 @@ impl Browser {
     }
 
     fn drive(&self, what: &str, url: &str, extra: &[&str]) -> io::Result<Value> {
-        let output =
-            Command::new("node").arg(&self.script).args([what, url]).arg(&self.passkey).args(extra).output()?;
+        let output = Command::new("node")
+            .arg(&self.script)
+            .args([what, url])
+            .arg(&self.passkey)
+            .args(extra)
+            .output()?;
         let said = String::from_utf8_lossy(&output.stdout);
         if !output.status.success() {
             let errors = String::from_utf8_lossy(&output.stderr);

@@ -76,7 +76,9 @@ impl<'a> Watch<'a> {
 }
 
 fn upstream_bytes(world: &World) -> io::Result<u64> {
-    world.upstream_stats()?["bytes"].as_u64().ok_or_else(|| io::Error::other("the tool server does not count"))
+    world.upstream_stats()?["bytes"]
+        .as_u64()
+        .ok_or_else(|| io::Error::other("the tool server does not count"))
 }
 
 fn protocol_error(answer: &Answer) -> String {

@@ -111,7 +111,8 @@ impl Caller {
     ) -> io::Result<(Answer, String)> {
         self.client.start_over();
         let connection = self.client.connection(&self.gateway).await.map_err(io::Error::other)?;
-        let own = channel::prove(key, connection.exporter(), self.gateway.as_str(), CLOCK.now()).map_err(io::Error::other)?;
+        let own = channel::prove(key, connection.exporter(), self.gateway.as_str(), CLOCK.now())
+            .map_err(io::Error::other)?;
         let proof = stolen_proof.unwrap_or(&own);
         let path = url.strip_prefix(self.gateway.as_str()).unwrap_or(url);
         let mut request = Request::builder()
@@ -125,10 +126,15 @@ impl Caller {
             request = request.header("mcp-session-id", session).header("mcp-protocol-version", PROTOCOL);
         }
         let request = request.body(Full::from(body.to_string())).map_err(io::Error::other)?;
-        let response =
-            self.client.send(connection, request).await.map_err(|error| io::Error::other(format!("{error:?}")))?;
+        let response = self
+            .client
+            .send(connection, request)
+            .await
+            .map_err(|error| io::Error::other(format!("{error:?}")))?;
         let (head, body) = response.into_parts();
-        let body = http_body_util::BodyExt::collect(body).await.map_err(|error| io::Error::other(error.to_string()))?;
+        let body = http_body_util::BodyExt::collect(body)
+            .await
+            .map_err(|error| io::Error::other(error.to_string()))?;
         let answer =
             Answer { status: head.status.as_u16(), headers: head.headers, body: body.to_bytes().to_vec() };
         Ok((answer, proof.to_owned()))
@@ -205,7 +211,9 @@ impl Insider {
         let enrolled = state.machine().map_err(io::Error::other)?;
         let machine = machine_key(&tpm, &enrolled).await.map_err(io::Error::other)?;
         let certificate = Arc::new(MachineCertificate::default());
-        certificate.replace(&state.certificate().map_err(io::Error::other)?, &machine).map_err(io::Error::other)?;
+        certificate
+            .replace(&state.certificate().map_err(io::Error::other)?, &machine)
+            .map_err(io::Error::other)?;
         Ok(Self {
             caller: Caller::with(ready, certificate)?,
             machine,
@@ -250,7 +258,8 @@ impl Insider {
     pub async fn attest(&self) -> io::Result<String> {
         let nonce = self.server_json("/attest/v1/nonce", &json!({})).await?;
         let nonce = text(&nonce, "nonce")?;
-        let quote = self.tpm.quote(&b64::url_decode(&nonce).map_err(io::Error::other)?).map_err(io::Error::other)?;
+        let quote =
+            self.tpm.quote(&b64::url_decode(&nonce).map_err(io::Error::other)?).map_err(io::Error::other)?;
         let values: BTreeMap<String, String> =
             quote.pcr_values.iter().map(|(pcr, value)| (pcr.to_string(), b64::url_encode(value))).collect();
         let answer = self
@@ -329,8 +338,13 @@ impl Insider {
     ///
     /// # Errors
     /// If there is no answer.
-    pub async fn token_request(&self, form: &[(String, String)], headers: &[(&str, &str)]) -> io::Result<Answer> {
-        let body: Vec<String> = form.iter().map(|(name, value)| format!("{name}={}", percent_encode(value))).collect();
+    pub async fn token_request(
+        &self,
+        form: &[(String, String)],
+        headers: &[(&str, &str)],
+    ) -> io::Result<Answer> {
+        let body: Vec<String> =
+            form.iter().map(|(name, value)| format!("{name}={}", percent_encode(value))).collect();
         let mut request = Request::builder()
             .method(Method::POST)
             .uri("/oauth/token")
@@ -353,7 +367,13 @@ impl Insider {
     ///
     /// # Errors
     /// If it cannot be signed.
-    pub fn proof_at(&self, method: &str, url: &str, token: Option<&str>, now: Timestamp) -> io::Result<String> {
+    pub fn proof_at(
+        &self,
+        method: &str,
+        url: &str,
+        token: Option<&str>,
+        now: Timestamp,
+    ) -> io::Result<String> {
         prove(&self.key, method, url, token, now)
     }
 
@@ -372,13 +392,7 @@ impl Insider {
     /// # Errors
     /// If the session is refused.
     pub async fn initialize(&self, token: &str) -> io::Result<String> {
-        let answer = self
-            .call_as(
-                &self.caller,
-                token,
-                &initialize(),
-            )
-            .await?;
+        let answer = self.call_as(&self.caller, token, &initialize()).await?;
         let session = answer.header("mcp-session-id");
         if session.is_empty() {
             return Err(io::Error::other(format!("initialize: {} {}", answer.status, answer.json())));
@@ -425,7 +439,13 @@ pub fn tool_call(id: u64, tool: &str, arguments: &Value) -> Value {
 ///
 /// # Errors
 /// If it cannot be signed.
-pub fn prove(key: &dyn JwsSigner, method: &str, url: &str, token: Option<&str>, now: Timestamp) -> io::Result<String> {
+pub fn prove(
+    key: &dyn JwsSigner,
+    method: &str,
+    url: &str,
+    token: Option<&str>,
+    now: Timestamp,
+) -> io::Result<String> {
     dpop::prove(key, method, url, token, None, &random_id(&RNG, "jti_"), now).map_err(io::Error::other)
 }
 

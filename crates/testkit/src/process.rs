@@ -62,7 +62,10 @@ impl Talking {
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, format!("{} said nothing", self.name)));
+                    return Err(io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        format!("{} said nothing", self.name),
+                    ));
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     let status = self.child.wait()?;

@@ -98,7 +98,15 @@ impl<'a> Story<'a> {
         self.scenes.push(scene);
     }
 
-    fn scene(&mut self, name: &str, sent: &str, checked: &str, expected: &str, verdict: String, record: Option<u64>) {
+    fn scene(
+        &mut self,
+        name: &str,
+        sent: &str,
+        checked: &str,
+        expected: &str,
+        verdict: String,
+        record: Option<u64>,
+    ) {
         self.end(Scene {
             name: name.to_owned(),
             sent: sent.to_owned(),
@@ -162,17 +170,36 @@ impl<'a> Story<'a> {
         let from = self.world.log_size()?;
         let listed = client.ask(&json!({ "list": true }))?;
         let begun = now();
-        let names: Vec<&str> = listed["tools"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let names: Vec<&str> =
+            listed["tools"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         self.scene(
             "the agent lists its tools",
             "tools/list, by the official TypeScript SDK behind `countersign run`",
             "agent, machine, binding, task, pins",
             "5 tools, secrets.dump hidden",
-            format!("{} tools, secrets.dump {}", names.len(), if names.contains(&"secrets.dump") { "shown" } else { "hidden" }),
+            format!(
+                "{} tools, secrets.dump {}",
+                names.len(),
+                if names.contains(&"secrets.dump") { "shown" } else { "hidden" }
+            ),
             self.last_verdict(from)?.0,
         );
-        self.call(&mut client, "an allowed call", "notes.read", &json!({ "topic": "roadmap" }), "ship the gateway", "intent")?;
-        self.call(&mut client, "a call outside the task", "secrets.dump", &json!({}), "refused", "task.tool")?;
+        self.call(
+            &mut client,
+            "an allowed call",
+            "notes.read",
+            &json!({ "topic": "roadmap" }),
+            "ship the gateway",
+            "intent",
+        )?;
+        self.call(
+            &mut client,
+            "a call outside the task",
+            "secrets.dump",
+            &json!({}),
+            "refused",
+            "task.tool",
+        )?;
         self.call(
             &mut client,
             "arguments outside the task",
@@ -184,9 +211,24 @@ impl<'a> Story<'a> {
         self.step_up(&mut client, begun)?;
         self.approval(&mut client, cast)?;
         client.finish()?;
-        let mut client = self.world.run_client(&cast.laptop, AGENT, &cast.tiny_task, Client::TypeScript, &[])?;
-        self.call(&mut client, "the last call of a budget", "notes.read", &json!({ "topic": "roadmap" }), "ship the gateway", "intent")?;
-        self.call(&mut client, "a call over the budget", "notes.read", &json!({ "topic": "roadmap" }), "refused", "task.budget")?;
+        let mut client =
+            self.world.run_client(&cast.laptop, AGENT, &cast.tiny_task, Client::TypeScript, &[])?;
+        self.call(
+            &mut client,
+            "the last call of a budget",
+            "notes.read",
+            &json!({ "topic": "roadmap" }),
+            "ship the gateway",
+            "intent",
+        )?;
+        self.call(
+            &mut client,
+            "a call over the budget",
+            "notes.read",
+            &json!({ "topic": "roadmap" }),
+            "refused",
+            "task.budget",
+        )?;
         client.finish()?;
         Ok(())
     }
@@ -216,7 +258,11 @@ impl<'a> Story<'a> {
     }
 
     /// Policy wants a fresh attestation: the runner answers by itself, the agent just gets its result.
-    fn step_up(&mut self, client: &mut Talking, attested_after: countersign_proto::time::Timestamp) -> io::Result<()> {
+    fn step_up(
+        &mut self,
+        client: &mut Talking,
+        attested_after: countersign_proto::time::Timestamp,
+    ) -> io::Result<()> {
         // The attestation has to be old enough to be refused: that it ages is what the scene is about.
         let old_enough = attested_after.plus_secs(DEPLOY_MAX_AGE_SECS + 1);
         let (_hold, aged) = channel::<()>();
@@ -295,7 +341,11 @@ impl<'a> Story<'a> {
             "token, fresh proof, right machine",
             "agent, machine, binding, task, budget, policy",
             "200 (intent)",
-            format!("{} ({})", control.status, if control.upstream_bytes > 0 { "intent" } else { "nothing upstream" }),
+            format!(
+                "{} ({})",
+                control.status,
+                if control.upstream_bytes > 0 { "intent" } else { "nothing upstream" }
+            ),
             control.record,
         );
         let mut drills = stage.drills().await?;
@@ -336,7 +386,8 @@ impl<'a> Story<'a> {
     pub fn verify_log(&mut self) -> io::Result<()> {
         let log = self.world.ready().log.clone();
         let verified = self.world.cli(&["audit", "verify", &log.display().to_string()]);
-        let verdict = verified.as_ref().map_or("broken", |answer| answer["verdict"].as_str().unwrap_or_default());
+        let verdict =
+            verified.as_ref().map_or("broken", |answer| answer["verdict"].as_str().unwrap_or_default());
         self.scene(
             "the log is verified offline",
             "countersign audit verify",
@@ -385,7 +436,11 @@ impl<'a> Story<'a> {
 
     fn last_of_kind(&self, kind: &str) -> io::Result<Option<u64>> {
         let records = self.world.records(0)?;
-        Ok(records.iter().rev().find(|entry| entry["record"]["kind"] == kind).and_then(|entry| entry["index"].as_u64()))
+        Ok(records
+            .iter()
+            .rev()
+            .find(|entry| entry["record"]["kind"] == kind)
+            .and_then(|entry| entry["index"].as_u64()))
     }
 
     /// The last verdict since `from`: its index, and its code (or kind, if it has none).
@@ -403,7 +458,12 @@ impl<'a> Story<'a> {
 
     fn verdict_kinds(&self, from: u64) -> io::Result<Vec<String>> {
         let records = self.world.records(from)?;
-        Ok(records.iter().filter_map(verdict_kind).filter(|kind| *kind != "access").map(str::to_owned).collect())
+        Ok(records
+            .iter()
+            .filter_map(verdict_kind)
+            .filter(|kind| *kind != "access")
+            .map(str::to_owned)
+            .collect())
     }
 }
 
@@ -448,8 +508,11 @@ fn first_bundle(log: &std::path::Path) -> io::Result<PathBuf> {
     if full.is_file() {
         return Ok(full);
     }
-    let mut partial: Vec<PathBuf> =
-        std::fs::read_dir(log.join("tile/entries/000.p"))?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
-    partial.sort_by_key(|path| path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<u32>().ok()));
+    let mut partial: Vec<PathBuf> = std::fs::read_dir(log.join("tile/entries/000.p"))?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()?;
+    partial.sort_by_key(|path| {
+        path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<u32>().ok())
+    });
     partial.pop().ok_or_else(|| io::Error::other("the log has no entries"))
 }

@@ -125,12 +125,22 @@ impl<'a> Stage<'a> {
 
         let watch = Watch::begin(self.world)?;
         let seen = watch.end(self.send(&anonymous, &self.token, None).await?)?;
-        note("stolen token alone", "token, from elsewhere", refused("invalid_dpop_proof", "pop.missing"), seen);
+        note(
+            "stolen token alone",
+            "token, from elsewhere",
+            refused("invalid_dpop_proof", "pop.missing"),
+            seen,
+        );
 
         let watch = Watch::begin(self.world)?;
         let proof = self.proof(&self.token)?;
         let seen = watch.end(self.send(&anonymous, &self.token, Some(&proof)).await?)?;
-        note("stolen token and key A", "token and fresh proof, from no machine", alarming("invalid_token", "pop.no_machine"), seen);
+        note(
+            "stolen token and key A",
+            "token and fresh proof, from no machine",
+            alarming("invalid_token", "pop.no_machine"),
+            seen,
+        );
 
         let watch = Watch::begin(self.world)?;
         let proof = self.proof(&self.token)?;
@@ -146,7 +156,12 @@ impl<'a> Stage<'a> {
         self.send(&self.insider.caller, &self.token, Some(&proof)).await?;
         let watch = Watch::begin(self.world)?;
         let seen = watch.end(self.send(&self.insider.caller, &self.token, Some(&proof)).await?)?;
-        note("replayed proof", "a proof that was used a moment ago", alarming("invalid_dpop_proof", "pop.replayed"), seen);
+        note(
+            "replayed proof",
+            "a proof that was used a moment ago",
+            alarming("invalid_dpop_proof", "pop.replayed"),
+            seen,
+        );
 
         let watch = Watch::begin(self.world)?;
         let for_other_token = self.proof(&self.short_token)?;
@@ -162,11 +177,20 @@ impl<'a> Stage<'a> {
         let thief = SoftwareEd25519::generate().map_err(io::Error::other)?;
         let proof = prove(&thief, "POST", &self.insider.url(), Some(&self.token), now())?;
         let seen = watch.end(self.send(&self.insider.caller, &self.token, Some(&proof)).await?)?;
-        note("token with the thief's own key", "token and a proof by another key", alarming("invalid_token", "bind.agent_key"), seen);
+        note(
+            "token with the thief's own key",
+            "token and a proof by another key",
+            alarming("invalid_token", "bind.agent_key"),
+            seen,
+        );
 
         for (name, sent, forged) in [
             ("forged token, alg none", "the token's claims, unsigned", forge_none(&self.token)?),
-            ("forged token, HS256", "the token's claims, MACed with the public key", self.forge_hs256().await?),
+            (
+                "forged token, HS256",
+                "the token's claims, MACed with the public key",
+                self.forge_hs256().await?,
+            ),
         ] {
             let watch = Watch::begin(self.world)?;
             let proof = self.proof(&forged)?;
@@ -179,7 +203,12 @@ impl<'a> Stage<'a> {
         let watch = Watch::begin(self.world)?;
         let proof = self.proof(&self.short_token)?;
         let seen = watch.end(self.send(&self.insider.caller, &self.short_token, Some(&proof)).await?)?;
-        note("expired token", "a token of a minute ago, with fresh proof", refused("invalid_token", "token.expired"), seen);
+        note(
+            "expired token",
+            "a token of a minute ago, with fresh proof",
+            refused("invalid_token", "token.expired"),
+            seen,
+        );
         Ok(drills)
     }
 
@@ -223,10 +252,15 @@ impl<'a> Stage<'a> {
 
     /// The classic confusion: the verifier's public key used as a MAC key.
     async fn forge_hs256(&self) -> io::Result<String> {
-        let request = http::Request::get("/oauth/jwks").body(http_body_util::Full::default()).map_err(io::Error::other)?;
+        let request = http::Request::get("/oauth/jwks")
+            .body(http_body_util::Full::default())
+            .map_err(io::Error::other)?;
         let jwks = self.insider.caller.to_server(request).await?;
         let keys = jwks.json();
-        let (x, y) = (keys["keys"][0]["x"].as_str().unwrap_or_default(), keys["keys"][0]["y"].as_str().unwrap_or_default());
+        let (x, y) = (
+            keys["keys"][0]["x"].as_str().unwrap_or_default(),
+            keys["keys"][0]["y"].as_str().unwrap_or_default(),
+        );
         let mut public = vec![4_u8];
         public.extend(b64::url_decode(x).map_err(io::Error::other)?);
         public.extend(b64::url_decode(y).map_err(io::Error::other)?);
@@ -292,4 +326,3 @@ async fn wait_until_past(unix_secs: i64) {
         tokio::time::sleep(left).await;
     }
 }
-

@@ -100,7 +100,8 @@ impl World {
     /// # Errors
     /// If it does not become ready.
     pub fn power_on(&mut self) -> io::Result<()> {
-        let port_of = |url: &str| url.rsplit(':').next().and_then(|port| port.parse::<u16>().ok()).unwrap_or(0);
+        let port_of =
+            |url: &str| url.rsplit(':').next().and_then(|port| port.parse::<u16>().ok()).unwrap_or(0);
         let mut command = Command::new(&self.binary);
         command
             .args(["--json", "dev", "--dir"])
@@ -114,7 +115,8 @@ impl World {
             .args(["--console-port", &port_of(&self.ready.console).to_string()]);
         let mut dev = Talking::start("countersign dev", &mut command)?;
         let ready = dev.next_json()?;
-        let text = |key: &str| ready[key].as_str().map(str::to_owned).ok_or_else(|| missing("dev", key, &ready));
+        let text =
+            |key: &str| ready[key].as_str().map(str::to_owned).ok_or_else(|| missing("dev", key, &ready));
         self.ready = Ready {
             server: text("server")?,
             gateway: text("gateway")?,
@@ -188,7 +190,11 @@ impl World {
         let output = self.cli_output(arguments)?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
-            return Err(io::Error::other(format!("countersign {}: {}: {said}", arguments.join(" "), output.status)));
+            return Err(io::Error::other(format!(
+                "countersign {}: {}: {said}",
+                arguments.join(" "),
+                output.status
+            )));
         }
         if output.stdout.is_empty() {
             return Ok(Value::Null);
@@ -201,7 +207,12 @@ impl World {
     /// # Errors
     /// If it cannot be started.
     pub fn cli_output(&self, arguments: &[&str]) -> io::Result<std::process::Output> {
-        Command::new(&self.binary).arg("--json").arg("--admin").arg(&self.ready.admin).args(arguments).output()
+        Command::new(&self.binary)
+            .arg("--json")
+            .arg("--admin")
+            .arg(&self.ready.admin)
+            .args(arguments)
+            .output()
     }
 
     /// Enrolls a new machine with a TPM of the world's manufacturer.
@@ -209,8 +220,10 @@ impl World {
     /// # Errors
     /// If any step of enrollment is refused.
     pub fn enroll(&self, name: &str) -> io::Result<Machine> {
-        let tpm =
-            SimulatedTpm::manufacture_by(&self.dir.join(format!("tpm-{name}")), &self.dir.join("manufacturer"))?;
+        let tpm = SimulatedTpm::manufacture_by(
+            &self.dir.join(format!("tpm-{name}")),
+            &self.dir.join("manufacturer"),
+        )?;
         self.enroll_with(name, tpm)
     }
 
@@ -220,7 +233,8 @@ impl World {
     /// If any step of enrollment is refused.
     pub fn enroll_with(&self, name: &str, tpm: SimulatedTpm) -> io::Result<Machine> {
         let token = self.cli(&["machine", "token", name])?;
-        let token = token["token"].as_str().ok_or_else(|| missing("machine token", "token", &token))?.to_owned();
+        let token =
+            token["token"].as_str().ok_or_else(|| missing("machine token", "token", &token))?.to_owned();
         let token_file = self.dir.join(format!("token-{name}"));
         std::fs::write(&token_file, token)?;
         let state = self.dir.join(format!("state-{name}"));
@@ -262,7 +276,13 @@ impl World {
     ///
     /// # Errors
     /// If the control plane refuses.
-    pub fn add_task(&self, agent: &str, tools: &Value, max_calls: u64, expires_in_secs: u64) -> io::Result<String> {
+    pub fn add_task(
+        &self,
+        agent: &str,
+        tools: &Value,
+        max_calls: u64,
+        expires_in_secs: u64,
+    ) -> io::Result<String> {
         let file = self.dir.join(format!("task-{agent}-{max_calls}.json"));
         let grant = json!({
             "agent": agent,
@@ -291,7 +311,14 @@ impl World {
     ///
     /// # Errors
     /// If it cannot be started.
-    pub fn run_client(&self, machine: &Machine, agent: &str, task: &str, client: Client, extra: &[&str]) -> io::Result<Talking> {
+    pub fn run_client(
+        &self,
+        machine: &Machine,
+        agent: &str,
+        task: &str,
+        client: Client,
+        extra: &[&str],
+    ) -> io::Result<Talking> {
         let mut command = self.run_command(machine, agent, task, extra);
         match client {
             Client::TypeScript => command.arg("node").arg(self.repository.join("e2e/mcp/client.mjs")),
@@ -307,7 +334,17 @@ impl World {
     pub fn run_command(&self, machine: &Machine, agent: &str, task: &str, extra: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command
-            .args(["run", "--agent", agent, "--task", task, "--upstream", UPSTREAM, "--gateway", &self.ready.gateway])
+            .args([
+                "run",
+                "--agent",
+                agent,
+                "--task",
+                task,
+                "--upstream",
+                UPSTREAM,
+                "--gateway",
+                &self.ready.gateway,
+            ])
             .arg("--state")
             .arg(&machine.state)
             .arg("--tpm")
@@ -361,7 +398,12 @@ pub enum Client {
     Python,
 }
 
-fn start_upstream(dir: &Path, repository: &Path, extra: &[&str], port: u64) -> io::Result<(Talking, u64, u64)> {
+fn start_upstream(
+    dir: &Path,
+    repository: &Path,
+    extra: &[&str],
+    port: u64,
+) -> io::Result<(Talking, u64, u64)> {
     let mut upstream = Talking::start(
         "tool server",
         Command::new("node")

@@ -28,8 +28,10 @@ impl Admin<'_> {
 
     fn failure(self, error: &ClientError) -> Failure {
         match error {
-            ClientError::Io(cause) => Failure::new(Code::Network, format!("cannot reach {}: {cause}", self.0.display()))
-                .next("start the control plane (countersign dev), or name its socket with --admin"),
+            ClientError::Io(cause) => {
+                Failure::new(Code::Network, format!("cannot reach {}: {cause}", self.0.display()))
+                    .next("start the control plane (countersign dev), or name its socket with --admin")
+            }
             ClientError::Refused { error: ApiError { error: code, message, details }, .. } => {
                 let mut what = format!("{message} ({code})");
                 for detail in details {
@@ -55,11 +57,14 @@ impl Admin<'_> {
 
     /// `countersign machine …`, except `enroll`, which is not administration.
     pub fn machine(self, command: &Machine) -> Result<Value, Failure> {
-        let turn = |machine: &str, verb: &str| self.post(&format!("/admin/v1/machines/{machine}/{verb}"), &json!({}));
+        let turn = |machine: &str, verb: &str| {
+            self.post(&format!("/admin/v1/machines/{machine}/{verb}"), &json!({}))
+        };
         match command {
-            Machine::Token { machine, ttl_secs } => {
-                self.post("/admin/v1/machines/tokens", &json!({ "machine": machine, "expires_in_secs": ttl_secs }))
-            }
+            Machine::Token { machine, ttl_secs } => self.post(
+                "/admin/v1/machines/tokens",
+                &json!({ "machine": machine, "expires_in_secs": ttl_secs }),
+            ),
             Machine::List => self.get("/admin/v1/machines"),
             Machine::Lock { machine } => turn(machine, "lock"),
             Machine::Unlock { machine } => turn(machine, "unlock"),
@@ -70,7 +75,8 @@ impl Admin<'_> {
 
     /// `countersign agent …`.
     pub fn agent(self, command: &Agent) -> Result<Value, Failure> {
-        let turn = |agent: &str, verb: &str| self.post(&format!("/admin/v1/agents/{agent}/{verb}"), &json!({}));
+        let turn =
+            |agent: &str, verb: &str| self.post(&format!("/admin/v1/agents/{agent}/{verb}"), &json!({}));
         match command {
             Agent::Add { agent, sponsor, groups } => {
                 self.post("/admin/v1/agents", &json!({ "id": agent, "sponsor": sponsor, "groups": groups }))

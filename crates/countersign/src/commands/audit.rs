@@ -23,7 +23,8 @@ pub fn run(command: &Audit) -> Result<Value, Failure> {
 
 fn verify(log: &Path, key: Option<&Path>) -> Result<Value, Failure> {
     let verifier = verifier(log, key)?;
-    let summary = countersign_audit::verify_log(&reader(log), &verifier).map_err(|error| broken(log, &error))?;
+    let summary =
+        countersign_audit::verify_log(&reader(log), &verifier).map_err(|error| broken(log, &error))?;
     Ok(json!({
         "origin": verifier.origin().as_str(),
         "entries": summary.checkpoint().size,
@@ -60,7 +61,12 @@ fn invariants(log: &Path, key: Option<&Path>) -> Result<Value, Failure> {
     if let Some(first) = report.findings.first() {
         return Err(Failure::new(
             Code::Audit,
-            format!("{} invariants broken, first {} at entry {}", report.broken, first.broken.code(), first.index),
+            format!(
+                "{} invariants broken, first {} at entry {}",
+                report.broken,
+                first.broken.code(),
+                first.index
+            ),
         )
         .next("treat it as a breach: stop the gateway and look at that entry with countersign audit show"));
     }
@@ -89,6 +95,8 @@ fn verifier(log: &Path, key: Option<&Path>) -> Result<LogVerifier, Failure> {
 }
 
 fn broken(log: &Path, error: &VerifyError) -> Failure {
-    Failure::chain(Code::Audit, error)
-        .next(format!("the log in {} is not what was signed; compare with a copy or a witness", log.display()))
+    Failure::chain(Code::Audit, error).next(format!(
+        "the log in {} is not what was signed; compare with a copy or a witness",
+        log.display()
+    ))
 }

@@ -9,7 +9,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use countersign_audit::note::{LogKey, Origin as LogOrigin};
-use countersign_gateway::{Credential, GatewayConfig, GatewayLimits, Origin, UpstreamConfig as GatewayUpstream};
+use countersign_gateway::{
+    Credential, GatewayConfig, GatewayLimits, Origin, UpstreamConfig as GatewayUpstream,
+};
 use countersign_gateway::{Gateway, RunningGateway};
 use countersign_log::{Log, LogLimits};
 use countersign_proto::id::{TrustDomain, UpstreamId};
@@ -46,7 +48,8 @@ pub async fn dev(command: &Dev, json: bool) -> Result<ExitCode, Failure> {
         .collect();
     let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
     let config = Config {
-        trust_domain: TrustDomain::parse("dev.countersign").map_err(|error| Failure::new(Code::Failed, error))?,
+        trust_domain: TrustDomain::parse("dev.countersign")
+            .map_err(|error| Failure::new(Code::Failed, error))?,
         data_dir: command.dir.join("data"),
         server_listen: loopback(command.server_port),
         server_url: None,
@@ -72,7 +75,8 @@ fn pairs(flag: &str, given: &[String]) -> Result<BTreeMap<UpstreamId, String>, F
             let (id, value) = pair
                 .split_once('=')
                 .ok_or_else(|| Failure::new(Code::Usage, format!("{flag} {pair}: write it as ID=VALUE")))?;
-            let id = UpstreamId::parse(id).map_err(|error| Failure::new(Code::Usage, format!("{flag} {pair}: {error}")))?;
+            let id = UpstreamId::parse(id)
+                .map_err(|error| Failure::new(Code::Usage, format!("{flag} {pair}: {error}")))?;
             Ok((id, value.to_owned()))
         })
         .collect()
@@ -89,7 +93,8 @@ async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure> {
             text = format!("{text}: {inner}");
             cause = inner.source();
         }
-        Failure::new(Code::Failed, text).next("countersign doctor --config explains ports, disk, keys and roots")
+        Failure::new(Code::Failed, text)
+            .next("countersign doctor --config explains ports, disk, keys and roots")
     };
     let mut stop = [SignalKind::terminate(), SignalKind::interrupt()]
         .map(|kind| signal(kind).map_err(|error| failed("signals", &error)));
@@ -97,7 +102,8 @@ async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure> {
     private_folder(&config.data_dir).map_err(|error| failed("data folder", &error))?;
     let ports = Ports::bind(config)?;
     let metrics = PrometheusBuilder::new().install_recorder().map_err(|error| failed("metrics", &error))?;
-    let log = open_log(config, &ports, rng.as_ref(), Arc::clone(&clock)).map_err(|error| failed("audit log", &*error))?;
+    let log = open_log(config, &ports, rng.as_ref(), Arc::clone(&clock))
+        .map_err(|error| failed("audit log", &*error))?;
     let store = open_store(config, rng.as_ref()).map_err(|error| failed("store", &*error))?;
 
     let (server_url, gateway_url) = (ports.server_url.clone(), ports.gateway_url.clone());
@@ -116,9 +122,15 @@ async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure> {
     std::fs::write(&ca_file, pem(server.control.machine_root())).map_err(|error| failed("ca.pem", &error))?;
 
     let gateway_config = gateway_config(config, gateway_listener, &server_url, &gateway_url, &server)?;
-    let gateway = Gateway::start(gateway_config, Arc::new(Joint::new(Arc::clone(&server.control))), log.clone(), clock, rng)
-        .await
-        .map_err(|error| failed("gateway", &error))?;
+    let gateway = Gateway::start(
+        gateway_config,
+        Arc::new(Joint::new(Arc::clone(&server.control))),
+        log.clone(),
+        clock,
+        rng,
+    )
+    .await
+    .map_err(|error| failed("gateway", &error))?;
 
     // Ready means that a call would be decided: the gateway has verified a first snapshot.
     gateway.until_snapshot(1).await;
@@ -161,7 +173,9 @@ impl Ports {
         let (server, server_port) = bind("control plane", config.server_listen)?;
         let (gateway, gateway_port) = bind("gateway", config.gateway_listen)?;
         let (console, console_port) = bind("console", config.console_listen)?;
-        let url = |given: &Option<String>, port: u16| given.clone().unwrap_or_else(|| format!("https://localhost:{port}"));
+        let url = |given: &Option<String>, port: u16| {
+            given.clone().unwrap_or_else(|| format!("https://localhost:{port}"))
+        };
         Ok(Self {
             server_url: url(&config.server_url, server_port),
             gateway_url: url(&config.gateway_url, gateway_port),
@@ -280,10 +294,12 @@ fn upstream(configured: &Upstream) -> Result<GatewayUpstream, Failure> {
         .as_ref()
         .map(|file| {
             let text = Zeroizing::new(
-                std::fs::read_to_string(file).map_err(|error| invalid(format!("{}: {error}", file.display())))?,
+                std::fs::read_to_string(file)
+                    .map_err(|error| invalid(format!("{}: {error}", file.display())))?,
             );
             let value = Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned());
-            Credential::header(&configured.credential_header, value).map_err(|error| invalid(error.to_string()))
+            Credential::header(&configured.credential_header, value)
+                .map_err(|error| invalid(error.to_string()))
         })
         .transpose()?;
     Ok(GatewayUpstream {
@@ -315,7 +331,14 @@ fn pem(der: &[u8]) -> String {
     format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
-fn announce(config: &Config, json: bool, server_url: &str, gateway_url: &str, console_url: &str, ca_file: &Path) {
+fn announce(
+    config: &Config,
+    json: bool,
+    server_url: &str,
+    gateway_url: &str,
+    console_url: &str,
+    ca_file: &Path,
+) {
     let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
     let facts = json!({
         "ready": true,

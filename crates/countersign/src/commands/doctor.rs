@@ -88,7 +88,11 @@ pub fn run(command: &Doctor) -> Result<Value, Failure> {
 fn clock() -> Finding {
     let now = SystemClock.now();
     if now < NOT_BEFORE {
-        return Finding::fail("clock", "the clock stands before this program was made", "set the clock (chronyc makestep)");
+        return Finding::fail(
+            "clock",
+            "the clock stands before this program was made",
+            "set the clock (chronyc makestep)",
+        );
     }
     Finding::ok("clock", format!("{} seconds since 1970", now.unix_secs()))
 }
@@ -112,7 +116,11 @@ fn tpm(location: &str) -> Vec<Finding> {
             "put the endorsement key's digest on the control plane's allow-list",
         ),
         Ok(chain) => Finding::ok("endorsement", format!("{} certificate(s) in the TPM", chain.len())),
-        Err(error) => Finding::fail("endorsement", error.to_string(), "clear stale sessions or restart the TPM's resource manager"),
+        Err(error) => Finding::fail(
+            "endorsement",
+            error.to_string(),
+            "clear stale sessions or restart the TPM's resource manager",
+        ),
     });
     findings
 }
@@ -130,15 +138,19 @@ fn machine(state: &Path) -> Vec<Finding> {
 fn installation(file: &Path) -> Vec<Finding> {
     let config = match Config::load(file) {
         Ok(config) => config,
-        Err(error) => return vec![Finding::fail("config", error.to_string(), "fix the file and run doctor again")],
+        Err(error) => {
+            return vec![Finding::fail("config", error.to_string(), "fix the file and run doctor again")];
+        }
     };
     let mut findings = vec![Finding::ok("config", format!("{} is well formed", file.display()))];
     findings.push(data_dir(&config.data_dir));
     findings.push(flush(&config.data_dir));
     findings.push(ek_roots(&config.ek_roots));
-    for (name, address) in
-        [("server port", config.server_listen), ("gateway port", config.gateway_listen), ("console port", config.console_listen)]
-    {
+    for (name, address) in [
+        ("server port", config.server_listen),
+        ("gateway port", config.gateway_listen),
+        ("console port", config.console_listen),
+    ] {
         findings.push(port(name, address));
     }
     for upstream in &config.upstreams {
@@ -151,11 +163,17 @@ fn installation(file: &Path) -> Vec<Finding> {
 
 fn data_dir(folder: &Path) -> Finding {
     match std::fs::metadata(folder) {
-        Ok(metadata) if metadata.mode() & 0o077 != 0 => {
-            Finding::fail("data folder", format!("{} is open to others", folder.display()), "run: chmod 700 on it")
-        }
+        Ok(metadata) if metadata.mode() & 0o077 != 0 => Finding::fail(
+            "data folder",
+            format!("{} is open to others", folder.display()),
+            "run: chmod 700 on it",
+        ),
         Ok(_) => Finding::ok("data folder", folder.display().to_string()),
-        Err(error) => Finding::warn("data folder", format!("{}: {error}", folder.display()), "it is made at the first start"),
+        Err(error) => Finding::warn(
+            "data folder",
+            format!("{}: {error}", folder.display()),
+            "it is made at the first start",
+        ),
     }
 }
 
@@ -169,7 +187,11 @@ fn flush(folder: &Path) -> Finding {
             "put data_dir on a faster disk",
         ),
         Ok(median) => Finding::ok("disk flush", format!("{median} microseconds a flush")),
-        Err(error) => Finding::fail("disk flush", format!("{}: {error}", place.display()), "free space, or fix the disk"),
+        Err(error) => Finding::fail(
+            "disk flush",
+            format!("{}: {error}", place.display()),
+            "free space, or fix the disk",
+        ),
     }
 }
 
@@ -209,16 +231,24 @@ fn ek_roots(folder: &Path) -> Finding {
 fn port(name: &'static str, address: SocketAddr) -> Finding {
     match TcpListener::bind(address) {
         Ok(_) => Finding::ok(name, format!("{address} is free")),
-        Err(error) => Finding::warn(name, format!("{address}: {error}"), "fine if countersign is running; else choose another port"),
+        Err(error) => Finding::warn(
+            name,
+            format!("{address}: {error}"),
+            "fine if countersign is running; else choose another port",
+        ),
     }
 }
 
 fn credential(file: &Path) -> Finding {
     match std::fs::metadata(file) {
-        Ok(metadata) if metadata.mode() & 0o077 != 0 => {
-            Finding::fail("credential", format!("{} can be read by others", file.display()), "run: chmod 600 on it")
-        }
+        Ok(metadata) if metadata.mode() & 0o077 != 0 => Finding::fail(
+            "credential",
+            format!("{} can be read by others", file.display()),
+            "run: chmod 600 on it",
+        ),
         Ok(_) => Finding::ok("credential", file.display().to_string()),
-        Err(error) => Finding::fail("credential", format!("{}: {error}", file.display()), "name an existing file"),
+        Err(error) => {
+            Finding::fail("credential", format!("{}: {error}", file.display()), "name an existing file")
+        }
     }
 }

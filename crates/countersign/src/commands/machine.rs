@@ -45,7 +45,10 @@ pub async fn run(told: &Enrolling<'_>) -> Result<Value, Failure> {
         token: EnrollmentToken::new(token.trim()),
     })
     .await
-    .map_err(|error| Failure::chain(Code::Denied, &error).next("run: countersign doctor; docs/how-to/enroll-a-machine.md explains each refusal"))?;
+    .map_err(|error| {
+        Failure::chain(Code::Denied, &error)
+            .next("run: countersign doctor; docs/how-to/enroll-a-machine.md explains each refusal")
+    })?;
     std::fs::write(&kept_ca, ca_pem).map_err(|error| usage(&kept_ca, &error))?;
     Ok(json!({ "machine": enrollment.machine_id, "state": told.state }))
 }
@@ -53,6 +56,7 @@ pub async fn run(told: &Enrolling<'_>) -> Result<Value, Failure> {
 /// Opens the TPM, or says how to get one.
 pub fn open_tpm(location: &str) -> Result<Tpm, Failure> {
     Tpm::open(TpmLocation::parse(location)).map_err(|error| {
-        Failure::chain(Code::Failed, &error).next("name the TPM with --tpm; countersign doctor says what is there")
+        Failure::chain(Code::Failed, &error)
+            .next("name the TPM with --tpm; countersign doctor says what is there")
     })
 }

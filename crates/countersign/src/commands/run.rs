@@ -34,7 +34,12 @@ pub async fn run(command: &Run) -> Result<ExitCode, Failure> {
     };
     let config = RunConfig {
         session,
-        upstreams: command.upstreams.iter().map(|id| UpstreamId::parse(id)).collect::<Result<_, _>>().map_err(named)?,
+        upstreams: command
+            .upstreams
+            .iter()
+            .map(|id| UpstreamId::parse(id))
+            .collect::<Result<_, _>>()
+            .map_err(named)?,
         proof: if command.proof_per_call { ProofKind::EveryCall } else { ProofKind::Channel },
         hold_limit: Duration::from_secs(u64::from(command.hold_secs)),
     };

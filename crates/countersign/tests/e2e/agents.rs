@@ -17,12 +17,15 @@ fn a_real_coding_agent_works_and_notices_nothing() {
     world.add_person("sam").expect("a person");
     world.add_agent(AGENT, "sam").expect("an agent");
     world.activate_policy(POLICY).expect("a policy");
-    let task = world.add_task(AGENT, &json!([{ "name": "notes.read", "args": {} }]), 10, 3600).expect("a task");
+    let task =
+        world.add_task(AGENT, &json!([{ "name": "notes.read", "args": {} }]), 10, 3600).expect("a task");
 
     let codex = |tool: &str, arguments: &str| {
         let mut model = Talking::start(
             "scripted model",
-            Command::new("node").arg(world.repository().join("e2e/mcp/scripted-model.mjs")).args([tool, arguments]),
+            Command::new("node")
+                .arg(world.repository().join("e2e/mcp/scripted-model.mjs"))
+                .args([tool, arguments]),
         )
         .expect("the model starts");
         let port = model.next_json().expect("the model listens")["port"].as_u64().expect("a port");

@@ -82,7 +82,8 @@ impl Scene {
             ("mcp-protocol-version".to_owned(), PROTOCOL.to_owned()),
         ];
         change(&mut headers);
-        let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let headers: Vec<(&str, &str)> =
+            headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         self.insider.caller.post(&self.insider.url(), &headers, body.to_vec()).await
     }
 

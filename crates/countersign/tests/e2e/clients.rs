@@ -22,12 +22,18 @@ fn official_sdks_work_unmodified_in_both_proof_modes() {
         let mut agent = world.run_client(&laptop, AGENT, &task, client, extra).expect("the client starts");
         let listed = agent.ask(&json!({ "list": true })).expect("an answer");
         assert_eq!(listed["tools"], json!(["notes.read", "slow.count"]), "{client:?} {extra:?}");
-        let read = agent.ask(&json!({ "call": "notes.read", "args": { "topic": "roadmap" } })).expect("an answer");
+        let read =
+            agent.ask(&json!({ "call": "notes.read", "args": { "topic": "roadmap" } })).expect("an answer");
         assert_eq!(read["text"], "ship the gateway", "{client:?} {extra:?}: {read}");
         let counted = agent.ask(&json!({ "call": "slow.count", "args": { "steps": 3 } })).expect("an answer");
         assert_eq!(counted["text"], "counted to 3", "{client:?} {extra:?}: {counted}");
-        let refused = agent.ask(&json!({ "call": "notes.write", "args": { "topic": "a", "text": "b" } })).expect("an answer");
-        assert!(refused["error"]["message"].as_str().is_some_and(|text| text.contains("task")), "{client:?}: {refused}");
+        let refused = agent
+            .ask(&json!({ "call": "notes.write", "args": { "topic": "a", "text": "b" } }))
+            .expect("an answer");
+        assert!(
+            refused["error"]["message"].as_str().is_some_and(|text| text.contains("task")),
+            "{client:?}: {refused}"
+        );
         agent.finish().expect("the client ends");
         let records = world.records(from).expect("records");
         let intents: Vec<_> = records.iter().filter(|entry| entry["record"]["kind"] == "intent").collect();

@@ -69,7 +69,10 @@ fn nothing_acknowledged_is_lost_by_kill_9() {
             let calls = scope.spawn(|| block_on(call_until_dead(&insider, &token, kill)));
             // How long it lives is the random point at which it dies.
             std::thread::park_timeout(Duration::from_millis(life));
-            let killed = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill runs");
+            let killed = std::process::Command::new("kill")
+                .args(["-9", &pid.to_string()])
+                .status()
+                .expect("kill runs");
             assert!(killed.success());
             stop.store(true, Ordering::SeqCst);
             journal.tasks.extend(grants.join().expect("the granting thread"));
@@ -99,7 +102,9 @@ fn check(world: &countersign_testkit::world::World, journal: &Journal) {
         let records = world.records(next).expect("records");
         next += u64::try_from(records.len()).expect("a length");
         for entry in &records {
-            if let (Some("intent"), Some(call)) = (entry["record"]["kind"].as_str(), entry["record"]["call"].as_str()) {
+            if let (Some("intent"), Some(call)) =
+                (entry["record"]["kind"].as_str(), entry["record"]["call"].as_str())
+            {
                 recorded.insert(call.to_owned());
             }
         }
@@ -116,7 +121,10 @@ fn check(world: &countersign_testkit::world::World, journal: &Journal) {
         restarts[restarts.len() / 2],
         restarts.last().copied().unwrap_or_default()
     );
-    assert!(journal.calls.len() > KILLS && journal.tasks.len() > KILLS / 4, "the load was too light to prove anything");
+    assert!(
+        journal.calls.len() > KILLS && journal.tasks.len() > KILLS / 4,
+        "the load was too light to prove anything"
+    );
 }
 
 /// Calls as fast as answers come, until there is nobody to answer. Gives the digests of the answered calls.
@@ -131,11 +139,19 @@ async fn call_until_dead(insider: &Insider, token: &str, kill: usize) -> Vec<Str
     acknowledged
 }
 
-async fn calls(insider: &Insider, token: &str, kill: usize, acknowledged: &mut Vec<String>) -> io::Result<()> {
+async fn calls(
+    insider: &Insider,
+    token: &str,
+    kill: usize,
+    acknowledged: &mut Vec<String>,
+) -> io::Result<()> {
     // A proof per connection: a gateway that has just started takes no DPoP proof of the second it started in.
     let url = insider.url();
     let send = |session: Option<String>, body| async move {
-        insider.caller.call_on_channel(&insider.url(), token, &insider.key, None, session.as_deref(), &body).await
+        insider
+            .caller
+            .call_on_channel(&insider.url(), token, &insider.key, None, session.as_deref(), &body)
+            .await
     };
     let (answer, _) = send(None, initialize()).await?;
     let session = answer.header("mcp-session-id");
@@ -154,7 +170,9 @@ async fn calls(insider: &Insider, token: &str, kill: usize, acknowledged: &mut V
 
 /// The digest that the record of this call carries.
 fn digest(arguments: &str) -> String {
-    let Ok(Value::Object(arguments)) = parse(arguments.as_bytes(), &Limits::DEFAULT) else { panic!("an object") };
+    let Ok(Value::Object(arguments)) = parse(arguments.as_bytes(), &Limits::DEFAULT) else {
+        panic!("an object")
+    };
     let call = Call {
         upstream: UpstreamId::parse(UPSTREAM).expect("an id"),
         tool: ToolName::parse("notes.read").expect("a name"),

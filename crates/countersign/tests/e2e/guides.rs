@@ -15,15 +15,19 @@ fn the_commands_of_the_guides_work() {
     let folder = world.dir().join("reader");
     std::fs::create_dir_all(&folder).expect("a folder for the reader");
     let manufacturer = world.dir().join("manufacturer");
-    let tpm = countersign_testkit::swtpm::SimulatedTpm::manufacture_by(&world.dir().join("tpm-reader"), &manufacturer)
-        .expect("a TPM");
+    let tpm = countersign_testkit::swtpm::SimulatedTpm::manufacture_by(
+        &world.dir().join("tpm-reader"),
+        &manufacturer,
+    )
+    .expect("a TPM");
     let path = format!(
         "{}:{}",
         world.binary().parent().expect("a folder").display(),
         std::env::var("PATH").unwrap_or_default()
     );
     for guide in GUIDES {
-        let text = std::fs::read_to_string(world.repository().join("docs/how-to").join(guide)).expect("the guide");
+        let text =
+            std::fs::read_to_string(world.repository().join("docs/how-to").join(guide)).expect("the guide");
         let script: String = blocks(&text).collect();
         assert!(!script.is_empty(), "{guide} has no commands");
         let ready = world.ready();

@@ -1,6 +1,8 @@
 //! End to end: the built binary, software TPMs, official MCP SDKs, a real coding agent, a real browser. Nothing is
 //! mocked but the hardware, and that speaks the real protocol.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests may")]
+
 mod agents;
 mod attacks;
 mod clients;
@@ -24,7 +26,8 @@ impl Stage {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let folder = tempfile::Builder::new().prefix("countersign-e2e-").tempdir().expect("a folder");
         let binary = Path::new(env!("CARGO_BIN_EXE_countersign"));
-        let world = World::start(folder.path(), binary).expect("a world; `cargo xtask setup` installs what it needs");
+        let world =
+            World::start(folder.path(), binary).expect("a world; `cargo xtask setup` installs what it needs");
         Self { world, _folder: folder }
     }
 }

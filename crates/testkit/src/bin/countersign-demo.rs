@@ -14,7 +14,9 @@ use serde_json::json;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let given = |flag: &str| arguments.iter().any(|argument| argument == flag);
-    if let Some(unknown) = arguments.iter().find(|argument| !["--keep", "--json"].contains(&argument.as_str())) {
+    if let Some(unknown) =
+        arguments.iter().find(|argument| !["--keep", "--json"].contains(&argument.as_str()))
+    {
         eprintln!("error: {unknown}: the demo knows --keep and --json");
         return ExitCode::from(2);
     }
@@ -66,7 +68,10 @@ fn sibling(name: &str) -> io::Result<PathBuf> {
     if path.is_file() {
         return Ok(path);
     }
-    Err(io::Error::new(io::ErrorKind::NotFound, format!("{} is not built; run: cargo xtask demo", path.display())))
+    Err(io::Error::new(
+        io::ErrorKind::NotFound,
+        format!("{} is not built; run: cargo xtask demo", path.display()),
+    ))
 }
 
 fn tell(number: u32, scene: &Scene) {

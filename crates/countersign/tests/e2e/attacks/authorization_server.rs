@@ -1,8 +1,8 @@
 //! OAS, JOS and POP at the token endpoint: no token comes out that is not bound to both keys.
 
+use countersign_proto::jose::SoftwareEd25519;
 use countersign_testkit::insider::{Answer, Insider, now, prove};
 use countersign_testkit::story::AGENT;
-use countersign_proto::jose::SoftwareEd25519;
 
 use super::Scene;
 use crate::block_on;
@@ -21,7 +21,9 @@ async fn honest(scene: &Scene) -> Request {
     Request {
         form: insider.token_form(&scene.task),
         attestation: Some(insider.attest().await.expect("an attestation")),
-        pop: Some(insider.prove_machine(&insider.challenge().await.expect("a challenge")).expect("a proof by M")),
+        pop: Some(
+            insider.prove_machine(&insider.challenge().await.expect("a challenge")).expect("a proof by M"),
+        ),
         proof: Some(insider.proof_for("POST", &format!("{server}/oauth/token"), None).expect("a proof by A")),
     }
 }
@@ -56,7 +58,11 @@ fn no_token_without_both_proofs() {
             let answer = send(&scene.insider, &request).await;
             let body = answer.json();
             let error = body["error"].as_str().unwrap_or_default().to_owned();
-            assert!((400..=401).contains(&answer.status) && errors.contains(&error.as_str()), "{name}: {} {body}", answer.status);
+            assert!(
+                (400..=401).contains(&answer.status) && errors.contains(&error.as_str()),
+                "{name}: {} {body}",
+                answer.status
+            );
             assert!(body["access_token"].is_null(), "{name}: {body}");
             let records = scene.stage.world.records(from).expect("records");
             let issued = records.iter().filter(|entry| entry["record"]["kind"] == "issue").count();
@@ -69,22 +75,64 @@ fn no_token_without_both_proofs() {
         form.push((name.to_owned(), value.to_owned()));
     };
     // OAS-28: every way to leave a proof out.
-    check("no attestation", &|request| request.attestation = None, &["invalid_client", "invalid_request", "invalid_client_attestation"]);
-    check("no proof by M", &|request| request.pop = None, &["invalid_client", "invalid_request", "invalid_client_attestation"]);
+    check(
+        "no attestation",
+        &|request| request.attestation = None,
+        &["invalid_client", "invalid_request", "invalid_client_attestation"],
+    );
+    check(
+        "no proof by M",
+        &|request| request.pop = None,
+        &["invalid_client", "invalid_request", "invalid_client_attestation"],
+    );
     check("no proof by A", &|request| request.proof = None, &["invalid_dpop_proof", "invalid_request"]);
     // POP-05, POP-08, POP-11
     let server = scene.stage.world.ready().server.clone();
     let thief = SoftwareEd25519::generate().expect("a key");
-    let prove_at = |method: &str, url: &str, age: i64| prove(&thief, method, url, None, now().plus_secs(-age)).expect("a proof");
-    check("a proof for another URL", &|request| request.proof = Some(prove_at("POST", &format!("{server}/oauth/other"), 0)), &["invalid_dpop_proof"]);
-    check("a proof for another method", &|request| request.proof = Some(prove_at("GET", &format!("{server}/oauth/token"), 0)), &["invalid_dpop_proof"]);
-    check("an old proof", &|request| request.proof = Some(prove_at("POST", &format!("{server}/oauth/token"), 120)), &["invalid_dpop_proof"]);
-    check("a proof from the future", &|request| request.proof = Some(prove_at("POST", &format!("{server}/oauth/token"), -120)), &["invalid_dpop_proof"]);
+    let prove_at = |method: &str, url: &str, age: i64| {
+        prove(&thief, method, url, None, now().plus_secs(-age)).expect("a proof")
+    };
+    check(
+        "a proof for another URL",
+        &|request| request.proof = Some(prove_at("POST", &format!("{server}/oauth/other"), 0)),
+        &["invalid_dpop_proof"],
+    );
+    check(
+        "a proof for another method",
+        &|request| request.proof = Some(prove_at("GET", &format!("{server}/oauth/token"), 0)),
+        &["invalid_dpop_proof"],
+    );
+    check(
+        "an old proof",
+        &|request| request.proof = Some(prove_at("POST", &format!("{server}/oauth/token"), 120)),
+        &["invalid_dpop_proof"],
+    );
+    check(
+        "a proof from the future",
+        &|request| request.proof = Some(prove_at("POST", &format!("{server}/oauth/token"), -120)),
+        &["invalid_dpop_proof"],
+    );
     // OAS-25, OAS-26, OAS-31
-    check("another resource", &|request| set(&mut request.form, "resource", "https://elsewhere.example/mcp/work"), &["invalid_target"]);
-    check("no resource", &|request| request.form.retain(|(key, _)| key != "resource"), &["invalid_target", "invalid_request"]);
-    check("two grant types", &|request| request.form.push(("grant_type".to_owned(), "client_credentials".to_owned())), &["invalid_request"]);
-    check("another grant", &|request| set(&mut request.form, "grant_type", "password"), &["unsupported_grant_type"]);
+    check(
+        "another resource",
+        &|request| set(&mut request.form, "resource", "https://elsewhere.example/mcp/work"),
+        &["invalid_target"],
+    );
+    check(
+        "no resource",
+        &|request| request.form.retain(|(key, _)| key != "resource"),
+        &["invalid_target", "invalid_request"],
+    );
+    check(
+        "two grant types",
+        &|request| request.form.push(("grant_type".to_owned(), "client_credentials".to_owned())),
+        &["invalid_request"],
+    );
+    check(
+        "another grant",
+        &|request| set(&mut request.form, "grant_type", "password"),
+        &["unsupported_grant_type"],
+    );
     check(
         "an unknown kind of authorization",
         &|request| set(&mut request.form, "authorization_details", r#"[{"type":"urn:example:everything"}]"#),
@@ -93,14 +141,20 @@ fn no_token_without_both_proofs() {
     check(
         "an unknown field",
         &|request| {
-            let details = format!(r#"[{{"type":"urn:countersign:task","task":"{}","admin":true}}]"#, scene.task);
+            let details =
+                format!(r#"[{{"type":"urn:countersign:task","task":"{}","admin":true}}]"#, scene.task);
             set(&mut request.form, "authorization_details", &details);
         },
         &["invalid_authorization_details"],
     );
-    check("another agent", &|request| set(&mut request.form, "client_id", "agent:someone"), &["invalid_client", "invalid_request", "invalid_client_attestation"]);
+    check(
+        "another agent",
+        &|request| set(&mut request.form, "client_id", "agent:someone"),
+        &["invalid_client", "invalid_request", "invalid_client_attestation"],
+    );
     // POP-03/OAS: M of another machine signs for this machine's attestation.
-    let accomplice = block_on(Insider::open(scene.stage.world.ready(), &other, AGENT)).expect("another machine");
+    let accomplice =
+        block_on(Insider::open(scene.stage.world.ready(), &other, AGENT)).expect("another machine");
     check(
         "a proof by another machine's M",
         &|request| {

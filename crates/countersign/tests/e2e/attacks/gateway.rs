@@ -26,7 +26,9 @@ fn a_message_with_two_meanings_reaches_nobody() {
         });
     };
     let call = |arguments: &str| {
-        format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"notes.read","arguments":{arguments}}}}}"#)
+        format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"notes.read","arguments":{arguments}}}}}"#
+        )
     };
     // GWY-01
     check("two names", br#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"notes.read","name":"secrets.dump","arguments":{}}}"#, 400);
@@ -49,10 +51,18 @@ fn a_message_with_two_meanings_reaches_nobody() {
     // GWY-33, GWY-38
     // The older protocol says it in the body, with 200.
     check("an unknown method", br#"{"jsonrpc":"2.0","id":1,"method":"tools/destroy","params":{}}"#, 200);
-    check("a call without an id", br#"{"jsonrpc":"2.0","method":"tools/call","params":{"name":"notes.read","arguments":{}}}"#, 400);
+    check(
+        "a call without an id",
+        br#"{"jsonrpc":"2.0","method":"tools/call","params":{"name":"notes.read","arguments":{}}}"#,
+        400,
+    );
     check("a response", br#"{"jsonrpc":"2.0","id":1,"result":{}}"#, 400);
     // GWY-14
-    check("larger than is read", call(&format!(r#"{{"topic":"{}"}}"#, "x".repeat(2 * 1024 * 1024))).as_bytes(), 413);
+    check(
+        "larger than is read",
+        call(&format!(r#"{{"topic":"{}"}}"#, "x".repeat(2 * 1024 * 1024))).as_bytes(),
+        413,
+    );
 }
 
 #[test]
@@ -65,7 +75,9 @@ fn headers_cannot_say_what_the_body_does_not() {
             let answer = scene
                 .post(body.as_bytes(), |sent| {
                     sent.retain(|(name, _)| !without.contains(&name.as_str()));
-                    sent.extend(headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+                    sent.extend(
+                        headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+                    );
                 })
                 .await;
             let seen = watch.end(answer).expect("seen");
@@ -82,8 +94,18 @@ fn headers_cannot_say_what_the_body_does_not() {
     // GWY-15
     check("a compressed body", &[("content-encoding", "gzip")], &[], 415);
     // GWY-05
-    check("an unknown protocol version", &[("mcp-protocol-version", "2024-01-01")], &["mcp-protocol-version"], 400);
-    check("a newer version without its headers", &[("mcp-protocol-version", "2026-07-28")], &["mcp-protocol-version"], 400);
+    check(
+        "an unknown protocol version",
+        &[("mcp-protocol-version", "2024-01-01")],
+        &["mcp-protocol-version"],
+        400,
+    );
+    check(
+        "a newer version without its headers",
+        &[("mcp-protocol-version", "2026-07-28")],
+        &["mcp-protocol-version"],
+        400,
+    );
     // GWY-07
     check("a web page", &[("origin", "https://evil.example")], &[], 403);
 }
@@ -95,15 +117,29 @@ fn identity_headers_and_client_credentials_stay_outside() {
     block_on(async {
         let answer = scene
             .post(body.as_bytes(), |sent| {
-                for name in ["x-forwarded-user", "x-forwarded-client-cert", "x-http-method-override", "cookie", "forwarded"] {
+                for name in [
+                    "x-forwarded-user",
+                    "x-forwarded-client-cert",
+                    "x-http-method-override",
+                    "cookie",
+                    "forwarded",
+                ] {
                     sent.push((name.to_owned(), "attacker".to_owned()));
                 }
             })
             .await;
         // Stripped (GWY-11, GWY-18), or the whole request refused: both keep them outside.
         let stats = scene.stage.world.upstream_stats().expect("counters");
-        let names: Vec<&str> = stats["header_names"].as_array().into_iter().flatten().filter_map(|name| name.as_str()).collect();
-        for name in ["x-forwarded-user", "x-forwarded-client-cert", "x-http-method-override", "cookie", "forwarded", "dpop"] {
+        let names: Vec<&str> =
+            stats["header_names"].as_array().into_iter().flatten().filter_map(|name| name.as_str()).collect();
+        for name in [
+            "x-forwarded-user",
+            "x-forwarded-client-cert",
+            "x-http-method-override",
+            "cookie",
+            "forwarded",
+            "dpop",
+        ] {
             assert!(!names.contains(&name), "{name} reached the tool server ({})", answer.status);
         }
         assert!(names.contains(&"authorization"), "the gateway's own credential is there");
@@ -127,7 +163,9 @@ fn a_session_belongs_to_its_run() {
             ("mcp-protocol-version", countersign_testkit::insider::PROTOCOL),
         ];
         let watch = scene.watch();
-        let seen = watch.end(other.caller.call(&other.url(), &headers, &body).await.expect("an answer")).expect("seen");
+        let seen = watch
+            .end(other.caller.call(&other.url(), &headers, &body).await.expect("an answer"))
+            .expect("seen");
         assert_eq!((seen.status, seen.upstream_bytes), (404, 0), "{seen:?}");
     });
 }
@@ -138,8 +176,11 @@ fn a_channel_proof_is_worth_nothing_on_another_connection() {
     block_on(async {
         let insider = &scene.insider;
         let hello = countersign_testkit::insider::initialize();
-        let (answer, proof) =
-            insider.caller.call_on_channel(&insider.url(), &scene.token, &insider.key, None, None, &hello).await.expect("an answer");
+        let (answer, proof) = insider
+            .caller
+            .call_on_channel(&insider.url(), &scene.token, &insider.key, None, None, &hello)
+            .await
+            .expect("an answer");
         assert_eq!(answer.status, 200, "the control: {}", answer.json());
         let watch = scene.watch();
         let (answer, _) = insider

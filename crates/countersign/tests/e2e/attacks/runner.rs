@@ -53,9 +53,21 @@ fn a_copied_state_folder_is_worthless_with_another_tpm() {
     assert!(opened.is_err(), "another TPM loaded the stolen key");
     let output = world
         .cli_output(&[
-            "run", "--agent", AGENT, "--task", &ground.task, "--upstream", "work", "--gateway", &world.ready().gateway,
-            "--state", &ground.laptop.state.display().to_string(),
-            "--tpm", &format!("unix:{}", thief.socket().display()), "--", "true",
+            "run",
+            "--agent",
+            AGENT,
+            "--task",
+            &ground.task,
+            "--upstream",
+            "work",
+            "--gateway",
+            &world.ready().gateway,
+            "--state",
+            &ground.laptop.state.display().to_string(),
+            "--tpm",
+            &format!("unix:{}", thief.socket().display()),
+            "--",
+            "true",
         ])
         .expect("it runs");
     assert!(!output.status.success());

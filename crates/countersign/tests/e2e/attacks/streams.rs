@@ -24,7 +24,10 @@ fn a_kill_ends_an_open_stream_within_a_second() {
         let counting = scene.try_post(body.as_bytes(), |_| {});
         let killing = async {
             // The stream is open once the tool server says that it was called.
-            while !scene.stage.world.upstream_stats().expect("counters")["calls"].to_string().contains("slow.count") {
+            while !scene.stage.world.upstream_stats().expect("counters")["calls"]
+                .to_string()
+                .contains("slow.count")
+            {
                 tokio::task::yield_now().await;
             }
             let begun = now();
@@ -37,9 +40,11 @@ fn a_kill_ends_an_open_stream_within_a_second() {
             assert!(status.success());
             begun
         };
-        let (answer, begun) = tokio::time::timeout(Duration::from_secs(30), async { tokio::join!(counting_end(counting), killing) })
-            .await
-            .expect("the stream outlived the agent");
+        let (answer, begun) = tokio::time::timeout(Duration::from_secs(30), async {
+            tokio::join!(counting_end(counting), killing)
+        })
+        .await
+        .expect("the stream outlived the agent");
         let took = answer.unix_millis() - begun.unix_millis();
         println!("stream ended {took} ms after the kill was asked for, protocol {PROTOCOL}");
         assert!(took < 10_000, "it counted on for {took} ms");

@@ -16,8 +16,12 @@ fn a_changed_tool_is_refused_until_somebody_has_looked() {
         scene.session = scene.insider.initialize(&token).await.expect("a session with the new server");
         let list = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {} }).to_string();
         let answer = scene.post(list.as_bytes(), |_| {}).await.json();
-        let names: Vec<&str> =
-            answer["result"]["tools"].as_array().into_iter().flatten().filter_map(|tool| tool["name"].as_str()).collect();
+        let names: Vec<&str> = answer["result"]["tools"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|tool| tool["name"].as_str())
+            .collect();
         assert!(!names.contains(&"notes.read") && names.contains(&"notes.write"), "{answer}");
         let watch = scene.watch();
         let call = tool_call(2, "notes.read", &json!({ "topic": "roadmap" })).to_string();
@@ -29,7 +33,8 @@ fn a_changed_tool_is_refused_until_somebody_has_looked() {
     let deadline = now().plus_secs(10);
     let digest = loop {
         let tools = world.cli(&["tool", "list"]).expect("the tools");
-        let changed = tools["tools"].as_array().into_iter().flatten().find(|tool| tool["state"] == "changed").cloned();
+        let changed =
+            tools["tools"].as_array().into_iter().flatten().find(|tool| tool["state"] == "changed").cloned();
         if let Some(tool) = changed {
             break tool["digest"].as_str().expect("a digest").to_owned();
         }
