@@ -1,6 +1,6 @@
 //! The admin API on the Unix socket: the administrator's commands, each recorded before it takes effect.
 //!
-//! Who may connect is the socket's matter ([`crate::listen`]). Rules of persons, agents, machines, tasks and
+//! Who may connect is the socket's matter (`listen`). Rules of persons, agents, machines, tasks and
 //! policies are in their own crates; a command here is load, transition, record, commit, publish.
 
 pub mod api;
