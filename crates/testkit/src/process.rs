@@ -3,11 +3,14 @@
 //!
 //! Not a supervisor: a process that dies takes the test with it, and its standard error is the report.
 
+use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Write as _};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -22,6 +25,7 @@ pub struct Talking {
     stdin: Option<ChildStdin>,
     // Behind a lock only so that a world can be looked at from several threads.
     lines: Mutex<Receiver<String>>,
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Talking {
@@ -30,6 +34,19 @@ impl Talking {
     /// # Errors
     /// If it cannot be started.
     pub fn start(name: &str, command: &mut Command) -> io::Result<Self> {
+        Self::start_with(name, command, None)
+    }
+
+    /// As [`Talking::start`], and everything it says, on either stream, is also kept at the end of `file`.
+    ///
+    /// # Errors
+    /// If it cannot be started, or the file not be written.
+    pub fn start_keeping(name: &str, command: &mut Command, file: &Path) -> io::Result<Self> {
+        let kept = File::options().create(true).append(true).open(file)?;
+        Self::start_with(name, command.stderr(kept.try_clone()?), Some(kept))
+    }
+
+    fn start_with(name: &str, command: &mut Command, mut keep: Option<File>) -> io::Result<Self> {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -38,14 +55,15 @@ impl Talking {
         let stdin = child.stdin.take();
         let stdout = child.stdout.take().ok_or_else(|| io::Error::other("no standard output"))?;
         let (sender, lines) = channel();
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
+                let kept = keep.as_mut().map_or(Ok(()), |file| writeln!(file, "{line}"));
+                if kept.is_err() || sender.send(line).is_err() {
                     break;
                 }
             }
         });
-        Ok(Self { name: name.to_owned(), child, stdin, lines: Mutex::new(lines) })
+        Ok(Self { name: name.to_owned(), child, stdin, lines: Mutex::new(lines), reader: Some(reader) })
     }
 
     /// The next line of its output that is a JSON value; other lines are passed over.
@@ -109,6 +127,27 @@ impl Talking {
         self.child.id()
     }
 
+    /// Asks it to end (SIGTERM) and waits until it has, for as long as `within`. What it said is kept by then.
+    ///
+    /// # Errors
+    /// If it does not end in time.
+    pub fn terminate(&mut self, within: Duration) -> io::Result<ExitStatus> {
+        signal(self.pid(), "TERM")?;
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                if let Some(reader) = self.reader.take() {
+                    reader.join().map_err(|_| io::Error::other("its reader panicked"))?;
+                }
+                return Ok(status);
+            }
+            if begun.elapsed() > within {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("{} does not end", self.name)));
+            }
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+
     /// Ends it at once (SIGKILL) and waits until it is gone.
     ///
     /// # Errors
@@ -118,6 +157,15 @@ impl Talking {
         let _ = self.child.kill();
         self.child.wait().map(drop)
     }
+}
+
+/// Sends a signal, by its name without `SIG`.
+///
+/// # Errors
+/// If there is no such process.
+pub fn signal(pid: u32, name: &str) -> io::Result<()> {
+    let sent = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status()?;
+    if sent.success() { Ok(()) } else { Err(io::Error::other(format!("kill -{name} {pid}: {sent}"))) }
 }
 
 impl Drop for Talking {

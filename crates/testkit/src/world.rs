@@ -9,7 +9,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::process::Talking;
+use crate::process::{Talking, signal};
 use crate::swtpm::SimulatedTpm;
 
 /// The name of the tool server in every world.
@@ -55,7 +55,17 @@ pub struct World {
     upstream_port: u64,
     stats_port: u64,
     dev: Option<Talking>,
+    log_filter: Option<String>,
     ready: Ready,
+}
+
+impl Drop for World {
+    #[expect(clippy::print_stderr, reason = "whoever reads why a test failed wants to know what the process said")]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- countersign dev said:\n{}", self.said().unwrap_or_default());
+        }
+    }
 }
 
 impl World {
@@ -82,6 +92,7 @@ impl World {
             upstream_port,
             stats_port,
             dev: None,
+            log_filter: None,
             ready: Ready {
                 server: String::new(),
                 gateway: String::new(),
@@ -100,21 +111,11 @@ impl World {
     /// # Errors
     /// If it does not become ready.
     pub fn power_on(&mut self) -> io::Result<()> {
-        let port_of =
-            |url: &str| url.rsplit(':').next().and_then(|port| port.parse::<u16>().ok()).unwrap_or(0);
-        let mut command = Command::new(&self.binary);
-        command
-            .args(["--json", "dev", "--dir"])
-            .arg(self.dir.join("dev"))
-            .args(["--upstream", &format!("{UPSTREAM}=http://127.0.0.1:{}/mcp", self.upstream_port)])
-            .args(["--credential", &format!("{UPSTREAM}={}", self.dir.join("upstream-credential").display())])
-            .arg("--ek-roots")
-            .arg(self.dir.join("ek-roots"))
-            .args(["--server-port", &port_of(&self.ready.server).to_string()])
-            .args(["--gateway-port", &port_of(&self.ready.gateway).to_string()])
-            .args(["--console-port", &port_of(&self.ready.console).to_string()]);
-        let mut dev = Talking::start("countersign dev", &mut command)?;
-        let ready = dev.next_json()?;
+        let mut dev = Talking::start_keeping("countersign dev", &mut self.dev_command(), &self.said_file())?;
+        let ready = dev.next_json().map_err(|error| {
+            let said = self.said().unwrap_or_default();
+            io::Error::new(error.kind(), format!("{error}: {}", said.lines().last().unwrap_or_default()))
+        })?;
         let text =
             |key: &str| ready[key].as_str().map(str::to_owned).ok_or_else(|| missing("dev", key, &ready));
         self.ready = Ready {
@@ -127,6 +128,71 @@ impl World {
         };
         self.dev = Some(dev);
         Ok(())
+    }
+
+    /// The command that [`World::power_on`] runs.
+    #[must_use]
+    pub fn dev_command(&self) -> Command {
+        let port_of =
+            |url: &str| url.rsplit(':').next().and_then(|port| port.parse::<u16>().ok()).unwrap_or(0);
+        let mut command = Command::new(&self.binary);
+        if let Some(filter) = &self.log_filter {
+            command.env("COUNTERSIGN_LOG", filter);
+        }
+        command
+            .args(["--json", "dev", "--dir"])
+            .arg(self.dir.join("dev"))
+            .args(["--upstream", &format!("{UPSTREAM}=http://127.0.0.1:{}/mcp", self.upstream_port)])
+            .args(["--credential", &format!("{UPSTREAM}={}", self.dir.join("upstream-credential").display())])
+            .arg("--ek-roots")
+            .arg(self.dir.join("ek-roots"))
+            .args(["--server-port", &port_of(&self.ready.server).to_string()])
+            .args(["--gateway-port", &port_of(&self.ready.gateway).to_string()])
+            .args(["--status-port", "0"])
+            .args(["--console-port", &port_of(&self.ready.console).to_string()]);
+        command
+    }
+
+    /// From the next start on, `countersign dev` logs what `filter` lets through.
+    pub fn set_log_filter(&mut self, filter: &str) {
+        self.log_filter = Some(filter.to_owned());
+    }
+
+    /// Everything that `countersign dev` has written so far, on both streams, over all its lives.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn said(&self) -> io::Result<String> {
+        std::fs::read(self.said_file()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn said_file(&self) -> PathBuf {
+        self.dir.join("dev.said")
+    }
+
+    /// Asks `countersign dev` to end (SIGTERM) and waits for it, at most `within`.
+    ///
+    /// # Errors
+    /// If it does not run, or does not end in time.
+    pub fn terminate(&mut self, within: std::time::Duration) -> io::Result<std::process::ExitStatus> {
+        let mut dev = self.dev.take().ok_or_else(|| io::Error::other("it does not run"))?;
+        dev.terminate(within)
+    }
+
+    /// Stops the tool server in its tracks: it keeps its connections, and does nothing any more.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn freeze_upstream(&self) -> io::Result<()> {
+        signal(self.upstream.pid(), "STOP")
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn thaw_upstream(&self) -> io::Result<()> {
+        signal(self.upstream.pid(), "CONT")
     }
 
     /// `kill -9` on `countersign dev`.
