@@ -141,6 +141,7 @@ impl World {
             jkt: self.machine.public_jwk().thumbprint(),
             state: MachineState::Active,
             generation: 1,
+            changed_at: countersign_proto::time::Timestamp::from_unix_secs(0),
         };
         appraise_peer(&peer, Some(&entry), NOW).unwrap()
     }

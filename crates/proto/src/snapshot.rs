@@ -92,6 +92,22 @@ pub struct MachineEntry {
     pub state: MachineState,
     /// Bumped by every change that must end what is open.
     pub generation: u64,
+    /// When it last changed in a way that ends what was open before; see [`MachineEntry::outdates`].
+    #[serde(default = "never")]
+    pub changed_at: Timestamp,
+}
+
+const fn never() -> Timestamp {
+    Timestamp::from_unix_millis(0)
+}
+
+impl MachineEntry {
+    /// Whether an attestation made in that second (`env.att_time`) was made before the last change, and so counts no
+    /// more. Within the second of the change it is taken as made before: a new attestation settles it.
+    #[must_use]
+    pub fn outdates(&self, att_time: i64) -> bool {
+        Timestamp::from_unix_secs(att_time) < self.changed_at
+    }
 }
 
 /// Whether a machine may act.

@@ -431,3 +431,25 @@ async fn a_lock_holds_against_quotes_that_come_in_the_same_moment() {
         world.harness.post_json(Some(&world.machine.identity), "/attest/v1/nonce", &json!({})).await;
     assert_eq!((refused.status, refused.json()["error"].as_str()), (403, Some("machine_revoked")));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_attested_before_a_lock_is_worth_nothing_after_it() {
+    let mut world = World::new().await;
+    let agent_key = key();
+    let before = world.request(&agent_key).await;
+    let nonce = world.nonce().await;
+    let early_quote = world.quote_request(AGENT, &nonce);
+    world.harness.clock.advance_secs(1);
+    for path in ["/admin/v1/machines/m-1/lock", "/admin/v1/machines/m-1/unlock"] {
+        let _: Value = world.harness.admin("POST", path, json!({})).await.unwrap();
+        world.harness.clock.advance_secs(1);
+    }
+    let answer = world.send(&before).await;
+    assert_eq!((answer.status, answer.json()["error"].as_str()), (400, Some("use_fresh_attestation")));
+    assert_eq!(world.post_quote(&early_quote).await.json()["error"], "use_fresh_nonce");
+    let entry = world.harness.snapshot().machines.into_values().next().unwrap();
+    assert!(entry.outdates(entry.changed_at.unix_secs() - 1), "gateways can tell, too: {entry:?}");
+
+    let after = world.request(&agent_key).await;
+    assert_eq!(world.send(&after).await.status, 200);
+}

@@ -132,6 +132,13 @@ pub struct Machine {
     pub enrolled_at: Timestamp,
     /// When its last quote was accepted.
     pub attested_at: Option<Timestamp>,
+    /// When it last changed so that what was attested before is worth nothing; 0 for never.
+    #[serde(default = "never")]
+    pub changed_at: Timestamp,
+}
+
+const fn never() -> Timestamp {
+    Timestamp::from_unix_millis(0)
 }
 
 /// Why a machine cannot change as asked.
@@ -187,6 +194,7 @@ impl Machine {
             generation: 0,
             enrolled_at: now,
             attested_at: None,
+            changed_at: never(),
         }
     }
 
@@ -239,11 +247,9 @@ impl Machine {
 
     /// Stops the machine until [`Machine::unlock`]; a revoked one stays revoked.
     #[must_use]
-    pub fn lock(self) -> Self {
+    pub fn lock(self, now: Timestamp) -> Self {
         match self.state {
-            MachineState::Active => {
-                Self { state: MachineState::Locked, generation: self.generation + 1, ..self }
-            }
+            MachineState::Active => self.turned(MachineState::Locked, now),
             MachineState::Locked | MachineState::Revoked => self,
         }
     }
@@ -252,31 +258,48 @@ impl Machine {
     ///
     /// # Errors
     /// [`MachineError::Revoked`].
-    pub fn unlock(self) -> Result<Self, MachineError> {
+    pub fn unlock(self, now: Timestamp) -> Result<Self, MachineError> {
         match self.state {
             MachineState::Active => Ok(self),
-            MachineState::Locked => {
-                Ok(Self { state: MachineState::Active, generation: self.generation + 1, ..self })
-            }
+            MachineState::Locked => Ok(self.turned(MachineState::Active, now)),
             MachineState::Revoked => Err(MachineError::Revoked),
         }
     }
 
     /// Ends the machine for good.
     #[must_use]
-    pub fn revoke(self) -> Self {
+    pub fn revoke(self, now: Timestamp) -> Self {
         match self.state {
-            MachineState::Active | MachineState::Locked => {
-                Self { state: MachineState::Revoked, generation: self.generation + 1, ..self }
-            }
+            MachineState::Active | MachineState::Locked => self.turned(MachineState::Revoked, now),
             MachineState::Revoked => self,
         }
     }
 
+    /// Takes the machine key away, because its certificate was revoked; what was attested with it is worth nothing,
+    /// also if the same key is certified again.
+    #[must_use]
+    pub fn without_key(self, now: Timestamp) -> Self {
+        let state = self.state;
+        Self { key: None, ..self.turned(state, now) }
+    }
+
+    fn turned(self, state: MachineState, now: Timestamp) -> Self {
+        // A clock that stepped back must not make old attestations count again.
+        let changed_at = self.changed_at.max(now);
+        Self { state, changed_at, generation: self.generation + 1, ..self }
+    }
+
     /// Replaces the reference values; the next quote is judged by them, and what is open ends.
     #[must_use]
-    pub fn with_reference(self, reference: ReferenceValues) -> Self {
-        Self { reference, generation: self.generation + 1, ..self }
+    pub fn with_reference(self, reference: ReferenceValues, now: Timestamp) -> Self {
+        let state = self.state;
+        Self { reference, ..self.turned(state, now) }
+    }
+
+    /// Whether something made at that time counts no more, because the machine was stopped, started or judged anew since.
+    #[must_use]
+    pub fn outdates(&self, made_at: Timestamp) -> bool {
+        made_at < self.changed_at
     }
 
     /// Whether the machine may act at all.
@@ -300,6 +323,7 @@ impl Machine {
             jkt: key.jkt,
             state: self.state,
             generation: self.generation,
+            changed_at: self.changed_at,
         })
     }
 

@@ -163,7 +163,7 @@ fn github() -> UpstreamId {
 fn machine_entry(id: &str, jkt: Thumbprint) -> (MachineId, MachineEntry) {
     let id = MachineId::parse(id).unwrap();
     let spiffe = SpiffeId::machine(&domain(), &id);
-    (id, MachineEntry { spiffe, jkt, state: MachineState::Active, generation: 1 })
+    (id, MachineEntry { spiffe, jkt, state: MachineState::Active, generation: 1, changed_at: Timestamp::from_unix_millis(0) })
 }
 
 fn jwks(kid: &str, key: &PublicJwk) -> Value {

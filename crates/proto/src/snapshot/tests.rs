@@ -10,6 +10,7 @@ fn body(version: u64) -> SnapshotBody {
         jkt: Thumbprint::from_bytes([1; 32]),
         state: MachineState::Active,
         generation: 3,
+        changed_at: Timestamp::from_unix_millis(1_789_999_000_500),
     };
     let agent = AgentEntry {
         state: AgentState::Suspended,
@@ -104,4 +105,22 @@ fn a_renewed_lease_is_on_the_body_we_hold() {
     check(6, &digest, Err(SnapshotError::Body));
     check(8, &digest, Err(SnapshotError::Rollback { found: 7, known: 8 }));
     check(7, &Sha256Digest::of(b"other"), Err(SnapshotError::Body));
+}
+
+#[test]
+fn what_was_attested_before_a_machine_changed_counts_no_more() {
+    let mut entry = body(1).machines.into_values().next().unwrap();
+    let check = |entry: &MachineEntry, att_time: i64, outdated: bool| {
+        assert_eq!(entry.outdates(att_time), outdated, "{att_time}");
+    };
+    check(&entry, 1_789_998_999, true);
+    check(&entry, 1_789_999_000, true);
+    check(&entry, 1_789_999_001, false);
+    entry.changed_at = Timestamp::from_unix_millis(1_789_999_000_000);
+    check(&entry, 1_789_999_000, false);
+    // A snapshot of a server that does not say it.
+    let mut text = serde_json::to_value(&entry).unwrap();
+    text.as_object_mut().unwrap().remove("changed_at");
+    let silent: MachineEntry = serde_json::from_value(text).unwrap();
+    check(&silent, 0, false);
 }

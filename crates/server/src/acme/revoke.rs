@@ -9,7 +9,6 @@ use countersign_proto::acme::{AcmeProblem, Problem, RevokeRequest, read_payload}
 use countersign_proto::b64;
 use countersign_proto::x509::parse_der;
 use countersign_store::Stored;
-use countersign_trust::Machine;
 use http::StatusCode;
 use serde_json::json;
 
@@ -61,11 +60,7 @@ async fn revoke(plane: &Plane, stored: &Stored<CertificateRow>, reason: Option<u
     if let Some(machine) = plane.store.load::<MachineRow>(revoked.machine.as_str()).await? {
         let current = machine.value.0.key.as_ref().is_some_and(|key| key.jkt.ct_eq(&revoked.key));
         if current {
-            let next = Machine {
-                key: None,
-                generation: machine.value.0.generation.saturating_add(1),
-                ..machine.value.0.clone()
-            };
+            let next = machine.value.0.clone().without_key(plane.now());
             tx = tx.update(&machine, &Row(next));
         }
     }

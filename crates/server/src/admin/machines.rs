@@ -8,6 +8,7 @@ use countersign_audit::Kind;
 use countersign_proto::digest::Sha256Digest;
 use countersign_proto::id::MachineId;
 use countersign_proto::snapshot::MachineState;
+use countersign_proto::time::Timestamp;
 use countersign_trust::Machine;
 use countersign_trust::quote::ReferenceValues;
 use serde_json::json;
@@ -65,7 +66,7 @@ pub(super) async fn lock_machine(
     id: Path<String>,
     reason: Strict<api::Reason>,
 ) -> Answer<api::Machine> {
-    change(state, peer, id, reason, Kind::Revoke, "machine.lock", |machine| Ok(machine.lock())).await
+    change(state, peer, id, reason, Kind::Revoke, "machine.lock", |machine, now| Ok(machine.lock(now))).await
 }
 
 /// `POST /admin/v1/machines/{id}/unlock`
@@ -75,8 +76,8 @@ pub(super) async fn unlock_machine(
     id: Path<String>,
     reason: Strict<api::Reason>,
 ) -> Answer<api::Machine> {
-    change(state, peer, id, reason, Kind::Admin, "machine.unlock", |machine| {
-        machine.unlock().map_err(|_| AdminError::State("a revoked machine stays revoked"))
+    change(state, peer, id, reason, Kind::Admin, "machine.unlock", |machine, now| {
+        machine.unlock(now).map_err(|_| AdminError::State("a revoked machine stays revoked"))
     })
     .await
 }
@@ -88,7 +89,8 @@ pub(super) async fn revoke_machine(
     id: Path<String>,
     reason: Strict<api::Reason>,
 ) -> Answer<api::Machine> {
-    change(state, peer, id, reason, Kind::Revoke, "machine.revoke", |machine| Ok(machine.revoke())).await
+    change(state, peer, id, reason, Kind::Revoke, "machine.revoke", |machine, now| Ok(machine.revoke(now)))
+        .await
 }
 
 async fn change(
@@ -98,13 +100,13 @@ async fn change(
     Strict(request): Strict<api::Reason>,
     kind: Kind,
     act: &'static str,
-    transition: fn(Machine) -> Result<Machine, AdminError>,
+    transition: fn(Machine, Timestamp) -> Result<Machine, AdminError>,
 ) -> Answer<api::Machine> {
     let reason = text(&request.reason)?;
     let id = named(MachineId::parse(&id))?;
     let next = insistently(|| async {
         let stored = plane.store.load::<MachineRow>(id.as_str()).await?.ok_or(AdminError::NotFound)?;
-        let next = transition(stored.value.0.clone())?;
+        let next = transition(stored.value.0.clone(), plane.now())?;
         let members = json!({"machine": next.id, "generation": next.generation, "reason": reason});
         let tx = plane.store.transaction().update(&stored, &Row(next.clone()));
         carry_out(&plane, &peer, kind, act, members, tx).await?;

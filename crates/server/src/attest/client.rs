@@ -100,6 +100,11 @@ async fn attest(
             plane.settings.lifetimes.challenge_secs,
             now,
         )
+        .filter(|ends_at| {
+            // A quote for a nonce from before the machine was stopped may be as old as the nonce.
+            let given_at = ends_at.plus_secs(-plane.settings.lifetimes.challenge_secs);
+            !stored.value.0.outdates(given_at)
+        })
         .ok_or_else(|| AttestError::Nonce.knowing(facts.clone()))?;
     let quote = appraise_quote(plane, &stored, request, &facts).await?;
     let claim = appraise_attestation(&stored.value.0, &quote, now)

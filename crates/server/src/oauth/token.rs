@@ -377,6 +377,9 @@ async fn standing_machine(plane: &Plane, proofs: &Proofs) -> Result<Stored<Machi
     if machine.value.0.may_act().is_err() {
         return Err(refuse("the machine may not act").into());
     }
+    if machine.value.0.outdates(Timestamp::from_unix_secs(attestation.machine().att_time)) {
+        return Err(OauthError::use_fresh_attestation("the machine was stopped or changed since").into());
+    }
     Ok(machine)
 }
 

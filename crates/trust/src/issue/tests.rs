@@ -66,7 +66,7 @@ fn an_issuance_is_worth_nothing_for_another_or_a_stopped_machine() {
     let machine = enrolled(&tpm, "m-1");
     let other = enrolled(&SimulatedTpm::default(), "m-1");
     let renamed = enrolled(&tpm, "m-2");
-    for wrong in [other, renamed, machine.clone().lock(), machine.clone().revoke()] {
+    for wrong in [other, renamed, machine.clone().lock(now()), machine.clone().revoke(now())] {
         let (_, issuance) = finalized(&tpm, &machine);
         let outcome = issuer().issue_machine_certificate(issuance, &wrong, now(), HOUR, &Rng);
         assert_eq!(outcome, Err(IssueError::OtherMachine));

@@ -30,8 +30,8 @@ fn another_tpm_is_another_machine() {
         machine.recognizes(&activated(&SimulatedTpm::default())),
         Err(MachineError::IdentityImmutable)
     );
-    assert_eq!(machine.clone().lock().recognizes(&activated(&tpm)), Err(MachineError::Locked));
-    assert_eq!(machine.revoke().recognizes(&activated(&tpm)), Err(MachineError::Revoked));
+    assert_eq!(machine.clone().lock(now()).recognizes(&activated(&tpm)), Err(MachineError::Locked));
+    assert_eq!(machine.revoke(now()).recognizes(&activated(&tpm)), Err(MachineError::Revoked));
 }
 
 #[test]
@@ -70,11 +70,11 @@ fn a_claim_needs_a_certified_key_a_matching_quote_and_an_active_machine() {
         assert_eq!(appraise_attestation(&machine, &quote, now()).unwrap_err(), expected);
         assert!(machine.attested(&quote, now()).is_err() || expected == MachineError::OtherMachine);
     };
-    check(machine.clone().lock(), MachineError::Locked);
-    check(machine.clone().revoke(), MachineError::Revoked);
+    check(machine.clone().lock(now()), MachineError::Locked);
+    check(machine.clone().revoke(now()), MachineError::Revoked);
     check(enrolled(&SimulatedTpm::default(), "m-1"), MachineError::OtherMachine);
     let newer = ReferenceValues::new("policy@v2", machine.reference.pcrs().clone()).unwrap();
-    check(machine.with_reference(newer), MachineError::OtherMachine);
+    check(machine.with_reference(newer, now()), MachineError::OtherMachine);
 }
 
 #[test]
@@ -89,15 +89,35 @@ fn an_accepted_quote_moves_the_clock_forward() {
 #[test]
 fn every_stop_and_start_bumps_the_generation_and_revoked_is_final() {
     let machine = enrolled(&SimulatedTpm::default(), "m-1");
-    let locked = machine.lock();
+    let locked = machine.lock(now());
     assert_eq!((locked.state, locked.generation), (MachineState::Locked, 1));
-    let again = locked.clone().lock();
+    let again = locked.clone().lock(now().plus_secs(1));
     assert_eq!(again, locked);
-    let active = locked.unlock().unwrap();
+    let active = locked.unlock(now()).unwrap();
     assert_eq!((active.state, active.generation), (MachineState::Active, 2));
-    let revoked = active.revoke();
+    let revoked = active.revoke(now());
     assert_eq!((revoked.state, revoked.generation), (MachineState::Revoked, 3));
-    assert_eq!(revoked.clone().lock(), revoked);
-    assert_eq!(revoked.clone().revoke(), revoked);
-    assert_eq!(revoked.unlock().unwrap_err(), MachineError::Revoked);
+    assert_eq!(revoked.clone().lock(now()), revoked);
+    assert_eq!(revoked.clone().revoke(now().plus_secs(1)), revoked);
+    assert_eq!(revoked.unlock(now()).unwrap_err(), MachineError::Revoked);
+}
+
+#[test]
+fn what_was_attested_before_a_stop_is_outdated_by_it() {
+    let (before, stop, start) = (now().plus_secs(-1), now(), now().plus_secs(5));
+    let machine = enrolled(&SimulatedTpm::default(), "m-1");
+    let check = |machine: &Machine, made_at: Timestamp, outdated: bool| {
+        assert_eq!(machine.outdates(made_at), outdated, "{made_at:?} {:?}", machine.changed_at);
+    };
+    check(&machine, before, false);
+    check(&machine.clone().lock(stop), before, true);
+    let unlocked = machine.clone().lock(stop).unlock(start).unwrap();
+    check(&unlocked, stop.plus_secs(1), true);
+    check(&unlocked, start, false);
+    // Not by an unlock that changed nothing, and not forgotten when the clock steps back.
+    assert_eq!(machine.clone().unlock(start).unwrap(), machine);
+    check(&unlocked.clone().lock(before), stop.plus_secs(1), true);
+    check(&machine.clone().without_key(stop), before, true);
+    assert_eq!(machine.clone().without_key(stop).key, None);
+    check(&machine.with_reference(unlocked.reference, stop), before, true);
 }

@@ -207,6 +207,7 @@ fn machine(id: &str, key: &SoftwareP256) -> VerifiedMachine {
         jkt: key.public_jwk().thumbprint(),
         state: MachineState::Active,
         generation: 1,
+        changed_at: Timestamp::from_unix_secs(0),
     };
     appraise_peer(&peer, Some(&entry), Timestamp::from_unix_secs(NOW)).unwrap()
 }
