@@ -89,6 +89,9 @@ pub struct Dev {
     /// The console's port; 0 takes a free one.
     #[arg(long, default_value_t = 7480)]
     pub console_port: u16,
+    /// The port of /healthz, /readyz and /metrics; 0 takes a free one.
+    #[arg(long, default_value_t = 7481)]
+    pub status_port: u16,
 }
 
 /// `countersign serve`.
@@ -108,6 +111,9 @@ pub struct Doctor {
     /// The state folder of an enrolled machine, to check that side too.
     #[arg(long, value_name = "FOLDER")]
     pub state: Option<PathBuf>,
+    /// A folder with the TPM manufacturers' roots, to check that this TPM's certificate leads to one.
+    #[arg(long, value_name = "FOLDER")]
+    pub ek_roots: Option<PathBuf>,
     #[command(flatten)]
     pub tpm: Tpm,
 }

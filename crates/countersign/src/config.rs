@@ -56,6 +56,7 @@ struct RawConfig {
     #[serde(default)]
     console: RawConsole,
     gateway: RawGateway,
+    status: Option<RawStatus>,
     #[serde(default, rename = "upstream")]
     upstreams: Vec<RawUpstream>,
 }
@@ -90,6 +91,12 @@ fn default_console_listen() -> SocketAddr {
 struct RawGateway {
     listen: SocketAddr,
     public_url: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawStatus {
+    listen: SocketAddr,
 }
 
 #[derive(Debug, Deserialize)]
@@ -141,6 +148,8 @@ pub struct Config {
     pub gateway_listen: SocketAddr,
     /// The gateway's public URL; by default `https://localhost:<port>`.
     pub gateway_url: Option<String>,
+    /// Where `/healthz`, `/readyz` and `/metrics` are answered besides the admin socket; loopback only.
+    pub status_listen: Option<SocketAddr>,
     /// The tool servers behind the gateway.
     pub upstreams: Vec<Upstream>,
 }
@@ -209,6 +218,9 @@ impl TryFrom<RawConfig> for Config {
                 "must be a loopback address; put a TLS-terminating proxy in front to reach it from elsewhere",
             ));
         }
+        if raw.status.as_ref().is_some_and(|status| !status.listen.ip().is_loopback()) {
+            return Err(invalid("status.listen", "must be a loopback address; let a scraper on this machine read it"));
+        }
         for (key, url) in
             [("server.public_url", &raw.server.public_url), ("gateway.public_url", &raw.gateway.public_url)]
         {
@@ -232,6 +244,7 @@ impl TryFrom<RawConfig> for Config {
             console_listen: raw.console.listen,
             gateway_listen: raw.gateway.listen,
             gateway_url: raw.gateway.public_url,
+            status_listen: raw.status.map(|status| status.listen),
             upstreams,
         })
     }

@@ -51,7 +51,7 @@ fn run(cli: &Cli) -> Result<Outcome, Failure> {
             return block_on(commands::dev::serve(command, cli.json)).map(Outcome::Exit);
         }
         Command::Run(command) => return block_on(commands::run::run(command)).map(Outcome::Exit),
-        Command::Doctor(command) => commands::doctor::run(command),
+        Command::Doctor(command) => commands::doctor::run(command, admin),
         Command::Status => admin.status(),
         Command::Machine(Machine::Enroll { server, ca, token_file, state, tpm }) => {
             block_on(commands::machine::run(&commands::machine::Enrolling {

@@ -364,7 +364,45 @@ pub fn parse_request(body: &[u8], headers: &RoutingHeaders, limits: &Limits) -> 
         // Declared ones are compared by `check_param_headers`, which needs the pinned schema.
         headers.require_well_formed_params().map_err(|error| error.answering(id.clone()))?;
     }
-    Ok(McpRequest { id, method, params: params.cloned(), version })
+    let params = params.map(|params| with_our_meta(params.clone(), version, id.is_some()));
+    Ok(McpRequest { id, method, params, version })
+}
+
+/// Longest progress token that is passed on.
+const MAX_PROGRESS_TOKEN_BYTES: usize = 128;
+
+/// Replaces `_meta` by what a gateway can stand for: the progress token, and in the modern era the revision.
+///
+/// INVARIANT: `_meta` is outside the call's digest, so nothing in it may reach the upstream that could change what
+/// the call does: what a person approved is what is sent. Client capabilities go as none, because what the upstream
+/// would ask of the client is not passed on either.
+fn with_our_meta(mut params: Object, version: ProtocolVersion, is_request: bool) -> Object {
+    let theirs = params.remove("_meta");
+    let mut ours = Object::new();
+    // The names are distinct and the object is fresh, so that no insertion can fail.
+    if let Some(Value::Object(theirs)) = &theirs
+        && let Some(token) = theirs.get("progressToken").filter(|token| is_progress_token(token))
+    {
+        let _fresh = ours.insert("progressToken", token.clone());
+    }
+    if version.era() == Era::Modern && is_request {
+        let _fresh = ours.insert(META_PROTOCOL_VERSION, version.as_str().to_owned());
+        let _fresh = ours.insert(META_CLIENT_CAPABILITIES, Object::new());
+    }
+    if !ours.is_empty() {
+        let _fresh = params.insert("_meta", ours);
+    }
+    params
+}
+
+fn is_progress_token(token: &Value) -> bool {
+    match token {
+        Value::Int(_) => true,
+        Value::Text(text) => {
+            text.len() <= MAX_PROGRESS_TOKEN_BYTES && text.bytes().all(|byte| (0x20..=0x7e).contains(&byte))
+        }
+        Value::Null | Value::Bool(_) | Value::Float(_) | Value::List(_) | Value::Object(_) => false,
+    }
 }
 
 /// Compares the `Mcp-Param-*` headers of a modern `tools/call` with its arguments, as the tool's pinned

@@ -23,17 +23,18 @@ impl Admin<'_> {
     }
 
     fn send(self, method: &str, path: &str, body: &Value) -> Result<Value, Failure> {
-        client::call(self.0, method, path, body).map_err(|error| self.failure(&error))
+        client::call(self.0, method, path, body).map_err(|error| self.failure(path, &error))
     }
 
-    fn failure(self, error: &ClientError) -> Failure {
+    fn failure(self, path: &str, error: &ClientError) -> Failure {
         match error {
             ClientError::Io(cause) => {
                 Failure::new(Code::Network, format!("cannot reach {}: {cause}", self.0.display()))
                     .next("start the control plane (countersign dev), or name its socket with --admin")
             }
             ClientError::Refused { error: ApiError { error: code, message, details }, .. } => {
-                let mut what = format!("{message} ({code})");
+                let noun = path.trim_start_matches("/admin/v1/");
+                let mut what = format!("{noun}: {message} ({code})");
                 for detail in details {
                     what.push_str("\n  ");
                     what.push_str(detail);
@@ -129,7 +130,7 @@ impl Admin<'_> {
         match command {
             Tool::List => {
                 let upstreams: Upstreams = client::call(self.0, "GET", "/admin/v1/upstreams", &json!({}))
-                    .map_err(|error| self.failure(&error))?;
+                    .map_err(|error| self.failure("/admin/v1/upstreams", &error))?;
                 let rows: Vec<Value> = upstreams
                     .upstreams
                     .iter()

@@ -57,6 +57,7 @@ pub async fn dev(command: &Dev, json: bool) -> Result<ExitCode, Failure> {
         console_listen: loopback(command.console_port),
         gateway_listen: loopback(command.gateway_port),
         gateway_url: None,
+        status_listen: Some(loopback(command.status_port)),
         upstreams,
     };
     run(&config, json).await
@@ -134,7 +135,8 @@ async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure> {
 
     // Ready means that a call would be decided: the gateway has verified a first snapshot.
     gateway.until_snapshot(1).await;
-    announce(config, json, &server_url, &gateway_url, &console_url, &ca_file);
+    let status_url = server.status_addr.map(|address| format!("http://{address}"));
+    announce(config, json, &Urls { server: &server_url, gateway: &gateway_url, console: &console_url, status: status_url }, &ca_file);
     let [terminate, interrupt] = &mut stop;
     if let (Ok(terminate), Ok(interrupt)) = (terminate, interrupt) {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
@@ -243,7 +245,7 @@ fn server_config(
         listen: Listen::Bound(server),
         console_listen: Listen::Bound(console),
         admin_socket: config.data_dir.join("admin.sock"),
-        status_listen: None,
+        status_listen: config.status_listen,
         server_names: names(server_url),
         ek_roots,
         ek_allow_list: Vec::new(),
@@ -331,20 +333,22 @@ fn pem(der: &[u8]) -> String {
     format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
-fn announce(
-    config: &Config,
-    json: bool,
-    server_url: &str,
-    gateway_url: &str,
-    console_url: &str,
-    ca_file: &Path,
-) {
+/// Where everything is.
+struct Urls<'a> {
+    server: &'a str,
+    gateway: &'a str,
+    console: &'a str,
+    status: Option<String>,
+}
+
+fn announce(config: &Config, json: bool, urls: &Urls<'_>, ca_file: &Path) {
     let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
     let facts = json!({
         "ready": true,
-        "server": server_url,
-        "gateway": gateway_url,
-        "console": console_url,
+        "server": urls.server,
+        "gateway": urls.gateway,
+        "console": urls.console,
+        "status": urls.status,
         "admin": absolute(config.data_dir.join("admin.sock")),
         "ca": absolute(ca_file.to_owned()),
         "log": absolute(config.data_dir.join("log")),

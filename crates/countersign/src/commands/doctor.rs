@@ -10,8 +10,11 @@ use std::path::Path;
 use countersign_proto::time::{Clock as _, Timestamp};
 use countersign_runner::state::StateDir;
 use countersign_runner::tpm::{Tpm, TpmLocation};
+use countersign_trust::Roots;
+use countersign_trust::endorsement::{EkAllowList, appraise_endorsement};
 use serde_json::{Value, json};
 
+use super::admin::Admin;
 use crate::ambient::SystemClock;
 use crate::cli::Doctor;
 use crate::config::Config;
@@ -56,9 +59,10 @@ impl Finding {
 }
 
 /// Runs every check that applies.
-pub fn run(command: &Doctor) -> Result<Value, Failure> {
+pub fn run(command: &Doctor, admin: Admin<'_>) -> Result<Value, Failure> {
     let mut findings = vec![clock()];
-    findings.extend(tpm(&command.tpm.tpm));
+    findings.extend(tpm(&command.tpm.tpm, command.ek_roots.as_deref()));
+    findings.extend(control_plane(admin));
     if let Some(state) = &command.state {
         findings.extend(machine(state));
     }
@@ -97,7 +101,7 @@ fn clock() -> Finding {
     Finding::ok("clock", format!("{} seconds since 1970", now.unix_secs()))
 }
 
-fn tpm(location: &str) -> Vec<Finding> {
+fn tpm(location: &str, roots: Option<&Path>) -> Vec<Finding> {
     let tpm = match Tpm::open(TpmLocation::parse(location)) {
         Ok(tpm) => tpm,
         Err(error) => {
@@ -120,6 +124,48 @@ fn tpm(location: &str) -> Vec<Finding> {
             "endorsement",
             error.to_string(),
             "clear stale sessions or restart the TPM's resource manager",
+        ),
+    });
+    findings.extend(roots.map(|roots| chain(&tpm, roots)));
+    findings
+}
+
+/// Whether the control plane would accept this TPM's endorsement, said by the code that decides it.
+fn chain(tpm: &Tpm, folder: &Path) -> Finding {
+    let appraised = || -> Result<(), Box<dyn std::error::Error>> {
+        let der = super::pem_certificates(folder)?;
+        let roots = Roots::from_der(der.iter().map(Vec::as_slice))?;
+        let certificates = tpm.endorsement_certificates()?;
+        let public = tpm.endorsement_public()?;
+        appraise_endorsement(&certificates, &public, &roots, &EkAllowList::default(), SystemClock.now())?;
+        Ok(())
+    };
+    match appraised() {
+        Ok(()) => Finding::ok("endorsement chain", format!("leads to a root in {}", folder.display())),
+        Err(error) => Finding::fail(
+            "endorsement chain",
+            error.to_string(),
+            "put the root (and intermediates) of this TPM's manufacturer into that folder",
+        ),
+    }
+}
+
+/// What the running control plane says of itself; nothing if none runs here.
+fn control_plane(admin: Admin<'_>) -> Vec<Finding> {
+    let Ok(status) = admin.status() else {
+        return vec![Finding::ok("control plane", "none answers at the admin socket; its checks are left out")];
+    };
+    let mut findings = vec![if status["ready"] == true {
+        Finding::ok("control plane", "ready")
+    } else {
+        Finding::fail("control plane", "not ready: it refuses everything", "see its log; the disk is the usual reason")
+    }];
+    findings.push(match status["policy_revision"].as_u64() {
+        Some(revision) if revision > 0 => Finding::ok("policy", format!("revision {revision} is in force")),
+        Some(_) | None => Finding::warn(
+            "policy",
+            "none is in force: every call is denied",
+            "run: countersign policy activate FILE; docs/how-to/write-policy.md",
         ),
     });
     findings

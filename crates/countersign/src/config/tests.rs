@@ -54,6 +54,8 @@ fn weaker_choices_have_to_be_spelled_out() {
     );
     check("[[upstream]]\nid = \"a\"\nurl = \"ftp://tools.example/mcp\"\n", Err("https://"));
     check("[console]\nlisten = \"0.0.0.0:7480\"\n", Err("loopback"));
+    check("[status]\nlisten = \"0.0.0.0:7481\"\n", Err("loopback"));
+    check("[status]\nlisten = \"127.0.0.1:7481\"\n", Ok(()));
 }
 
 #[test]

@@ -1,11 +1,22 @@
 //! Attacks on the running binary, by the areas of docs/conformance.md. The theft drills are in the story; these are
 //! the ones besides. Each names the case it stands for.
 
+mod approvals;
 mod authorization_server;
+mod canaries;
+mod configuration;
+mod full_disk;
 mod gateway;
+mod log_files;
+mod names;
+mod policies;
+mod routes;
 mod runner;
+mod stopping;
 mod streams;
+mod token_kinds;
 mod tools;
+mod transport;
 
 use countersign_testkit::drill::Watch;
 use countersign_testkit::insider::{Answer, Insider, PROTOCOL};
@@ -46,7 +57,7 @@ struct Scene {
     task: String,
     insider: Insider,
     // Its TPM goes on until the scene ends.
-    _laptop: Machine,
+    laptop: Machine,
     token: String,
     session: String,
 }
@@ -61,7 +72,7 @@ impl Scene {
             let session = insider.initialize(&token).await.expect("a session");
             (insider, token, session)
         });
-        Self { stage, task, insider, _laptop: laptop, token, session }
+        Self { stage, task, insider, laptop, token, session }
     }
 
     /// Sends `body` with everything right about it but what `change` changes in the headers.

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use crate::Stage;
 
 /// The guides whose commands are run, in an order in which a reader could follow them.
-const GUIDES: [&str; 3] = ["enroll-a-machine.md", "run-an-agent.md", "verify-the-log.md"];
+const GUIDES: [&str; 4] = ["enroll-a-machine.md", "run-an-agent.md", "grant-a-task.md", "verify-the-log.md"];
 
 #[test]
 fn the_commands_of_the_guides_work() {

@@ -58,6 +58,28 @@ fn what_goes_upstream_is_canonical_and_says_what_was_parsed() {
 }
 
 #[test]
+fn what_stands_beside_the_call_is_ours_and_not_the_agents() {
+    // APR-01: an approved call has one digest; two `_meta` under it must not reach the upstream as two calls.
+    let plain = r#"{"id":1,"jsonrpc":"2.0","method":"tools/call","params":{"arguments":{},"name":"read_file"}}"#;
+    for meta in [r#"{}"#, r#"{"vendor/dry-run":false}"#, r#"{"tenant":"other"}"#, r#"{"progressToken":{"a":1}}"#] {
+        check(LEGACY, &legacy_call(&format!(r#""_meta":{meta},"name":"read_file","arguments":{{}}"#)), plain);
+    }
+    check(
+        LEGACY,
+        &legacy_call(r#""_meta":{"progressToken":7,"tenant":"other"},"name":"read_file","arguments":{}"#),
+        r#"{"id":1,"jsonrpc":"2.0","method":"tools/call","params":{"_meta":{"progressToken":7},"arguments":{},"name":"read_file"}}"#,
+    );
+    let boasting = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{"sampling":{}},"io.modelcontextprotocol/clientInfo":{"name":"x","version":"1"},"tenant":"other"}"#;
+    check(
+        MODERN,
+        &format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{{boasting},"name":"read_file","arguments":{{}}}}}}"#
+        ),
+        r#"{"id":1,"jsonrpc":"2.0","method":"tools/call","params":{"_meta":{"io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/protocolVersion":"2026-07-28"},"arguments":{},"name":"read_file"}}"#,
+    );
+}
+
+#[test]
 fn bytes_that_two_readers_could_read_differently_are_refused() {
     check(LEGACY, r#"{"jsonrpc":"2.0","id":1,"method":"ping","method":"tools/call"}"#, "-32700");
     check(LEGACY, &legacy_call(r#""name":"ok","name":"bad""#), "-32700");
