@@ -209,6 +209,11 @@ pub enum Agent {
         /// Its name.
         agent: String,
     },
+    /// End one run of an agent; its other runs go on.
+    EndRun {
+        /// The run's id, as records name it.
+        run: String,
+    },
 }
 
 /// `countersign person …`.
@@ -224,6 +229,16 @@ pub enum Person {
     },
     /// List the people.
     List,
+    /// Invite a person again: a new single-use link to register another passkey.
+    Invite {
+        /// Their name in records.
+        person: String,
+    },
+    /// Disable a person: no session, no approval, from now on.
+    Disable {
+        /// Their name in records.
+        person: String,
+    },
 }
 
 /// `countersign task …`.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use countersign_proto::json::{Limits, typed};
 use countersign_server::admin::api::{ApiError, Upstreams};
 use countersign_server::admin::client::{self, ClientError};
 use serde_json::{Value, json};
@@ -59,7 +60,7 @@ impl Admin<'_> {
     /// `countersign machine …`, except `enroll`, which is not administration.
     pub fn machine(self, command: &Machine) -> Result<Value, Failure> {
         let turn = |machine: &str, verb: &str| {
-            self.post(&format!("/admin/v1/machines/{machine}/{verb}"), &json!({}))
+            self.post(&format!("/admin/v1/machines/{}/{verb}", name(machine)?), &json!({}))
         };
         match command {
             Machine::Token { machine, ttl_secs } => self.post(
@@ -76,8 +77,9 @@ impl Admin<'_> {
 
     /// `countersign agent …`.
     pub fn agent(self, command: &Agent) -> Result<Value, Failure> {
-        let turn =
-            |agent: &str, verb: &str| self.post(&format!("/admin/v1/agents/{agent}/{verb}"), &json!({}));
+        let turn = |agent: &str, verb: &str| {
+            self.post(&format!("/admin/v1/agents/{}/{verb}", name(agent)?), &json!({}))
+        };
         match command {
             Agent::Add { agent, sponsor, groups } => {
                 self.post("/admin/v1/agents", &json!({ "id": agent, "sponsor": sponsor, "groups": groups }))
@@ -87,6 +89,7 @@ impl Admin<'_> {
             Agent::Resume { agent } => turn(agent, "resume"),
             Agent::Kill { agent } => turn(agent, "kill"),
             Agent::Retire { agent } => turn(agent, "retire"),
+            Agent::EndRun { run } => self.post(&format!("/admin/v1/runs/{}/revoke", name(run)?), &json!({})),
         }
     }
 
@@ -98,6 +101,12 @@ impl Admin<'_> {
                 self.post("/admin/v1/persons", &json!({ "id": person, "display_name": display_name }))
             }
             Person::List => self.get("/admin/v1/persons"),
+            Person::Invite { person } => {
+                self.post(&format!("/admin/v1/persons/{}/invite", name(person)?), &json!({}))
+            }
+            Person::Disable { person } => {
+                self.post(&format!("/admin/v1/persons/{}/disable", name(person)?), &json!({}))
+            }
         }
     }
 
@@ -106,14 +115,17 @@ impl Admin<'_> {
         match command {
             Task::Create { file } => {
                 let text = read(file)?;
-                let grant: Value = serde_json::from_str(&text).map_err(|error| {
+                // Strictly, so that what was meant with two equal keys is not guessed.
+                let grant: Value = typed(text.as_bytes(), &Limits::DEFAULT).map_err(|error| {
                     Failure::new(Code::Usage, format!("{}: {error}", file.display()))
                         .next("write the grant as one JSON object; see docs/how-to/grant-a-task.md")
                 })?;
                 self.post("/admin/v1/tasks", &grant)
             }
             Task::List => self.get("/admin/v1/tasks"),
-            Task::Revoke { task } => self.post(&format!("/admin/v1/tasks/{task}/revoke"), &json!({})),
+            Task::Revoke { task } => {
+                self.post(&format!("/admin/v1/tasks/{}/revoke", name(task)?), &json!({}))
+            }
         }
     }
 
@@ -144,7 +156,7 @@ impl Admin<'_> {
                 Ok(json!({ "tools": rows }))
             }
             Tool::Approve { upstream, tool, digest } => {
-                let path = format!("/admin/v1/upstreams/{upstream}/tools/{tool}/approve");
+                let path = format!("/admin/v1/upstreams/{}/tools/{}/approve", name(upstream)?, name(tool)?);
                 self.post(&path, &json!({ "digest": digest }))
             }
         }
@@ -156,6 +168,15 @@ impl Admin<'_> {
             Approval::List => self.get("/admin/v1/approvals"),
         }
     }
+}
+
+/// A name that goes into a path. The server checks it properly; here it only must not be two things.
+fn name(text: &str) -> Result<&str, Failure> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if !text.is_empty() && text.bytes().all(plain) {
+        return Ok(text);
+    }
+    Err(Failure::new(Code::Usage, format!("{text:?} is not a name")).next("names are of a-z 0-9 - _ and ."))
 }
 
 fn read(file: &Path) -> Result<String, Failure> {

@@ -136,7 +136,12 @@ async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure> {
     // Ready means that a call would be decided: the gateway has verified a first snapshot.
     gateway.until_snapshot(1).await;
     let status_url = server.status_addr.map(|address| format!("http://{address}"));
-    announce(config, json, &Urls { server: &server_url, gateway: &gateway_url, console: &console_url, status: status_url }, &ca_file);
+    announce(
+        config,
+        json,
+        &Urls { server: &server_url, gateway: &gateway_url, console: &console_url, status: status_url },
+        &ca_file,
+    );
     let [terminate, interrupt] = &mut stop;
     if let (Ok(terminate), Ok(interrupt)) = (terminate, interrupt) {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }

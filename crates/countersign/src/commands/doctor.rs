@@ -153,12 +153,19 @@ fn chain(tpm: &Tpm, folder: &Path) -> Finding {
 /// What the running control plane says of itself; nothing if none runs here.
 fn control_plane(admin: Admin<'_>) -> Vec<Finding> {
     let Ok(status) = admin.status() else {
-        return vec![Finding::ok("control plane", "none answers at the admin socket; its checks are left out")];
+        return vec![Finding::ok(
+            "control plane",
+            "none answers at the admin socket; its checks are left out",
+        )];
     };
     let mut findings = vec![if status["ready"] == true {
         Finding::ok("control plane", "ready")
     } else {
-        Finding::fail("control plane", "not ready: it refuses everything", "see its log; the disk is the usual reason")
+        Finding::fail(
+            "control plane",
+            "not ready: it refuses everything",
+            "see its log; the disk is the usual reason",
+        )
     }];
     findings.push(match status["policy_revision"].as_u64() {
         Some(revision) if revision > 0 => Finding::ok("policy", format!("revision {revision} is in force")),
