@@ -185,7 +185,7 @@ type Answer<T> = Result<Reply<T>, AdminError>;
 /// Records the command, commits its transaction, publishes what it changed. In this order: nothing takes effect
 /// without a record, and a command that then fails leaves a second record saying so.
 async fn carry_out(
-    plane: &Plane,
+    plane: &Arc<Plane>,
     peer: &Peer,
     kind: Kind,
     act: &'static str,
@@ -197,16 +197,21 @@ async fn carry_out(
         object.insert("act".into(), act.into());
         object.insert("by".into(), by(peer).into());
     }
-    plane.record(kind, members.clone()).await?;
-    if let Err(error) = tx.commit().await {
-        if let Some(object) = members.as_object_mut() {
-            object.insert("result".into(), "failed".into());
+    let plane = Arc::clone(plane);
+    // In a task of its own: a command that is in the log is carried out, also if whoever gave it stops waiting.
+    let carrying_out = tokio::spawn(async move {
+        plane.record(kind, members.clone()).await?;
+        if let Err(error) = plane.commit_and_publish(tx).await {
+            let result = if matches!(error, StoreError::Unavailable(_)) { "unknown" } else { "failed" };
+            if let Some(object) = members.as_object_mut() {
+                object.insert("result".into(), result.into());
+            }
+            plane.record(kind, members).await?;
+            return Err(error.into());
         }
-        plane.record(kind, members).await?;
-        return Err(error.into());
-    }
-    plane.publish_change().await;
-    Ok(())
+        Ok(())
+    });
+    carrying_out.await.map_err(|_| AdminError::Unavailable(Trouble::Form("outcome")))?
 }
 
 /// How often a command is tried again after the thing changed under it.

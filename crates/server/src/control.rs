@@ -152,7 +152,8 @@ impl ServerControl {
             changed |= self.propose_tool(upstream, config.first_sight, tool).await?;
         }
         if changed {
-            plane.publish_change().await;
+            plane.changes.mark_lagging();
+            plane.publish_changes().await;
         }
         Ok(())
     }

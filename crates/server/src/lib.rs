@@ -15,6 +15,7 @@ mod acme;
 mod activations;
 mod alarm;
 mod attest;
+mod changes;
 mod http;
 mod listen;
 mod nonce;

@@ -11,13 +11,14 @@ use countersign_proto::jose::{JwsSigner as _, SoftwareP256};
 use countersign_proto::json;
 use countersign_proto::snapshot::SignedSnapshot;
 use countersign_proto::time::{Clock, Entropy, Timestamp, random_id};
-use countersign_store::{Store, StoreError};
+use countersign_store::{Store, StoreError, Tx};
 use countersign_trust::Roots;
 use countersign_trust::endorsement::EkAllowList;
 use countersign_trust::issue::Issuer;
 use tokio::sync::{Notify, watch};
 
 use crate::activations::Activations;
+use crate::changes::Changes;
 use crate::config::{Lifetimes, Limits, UpstreamConfig};
 use crate::keys::{SecretBytes, ServerKeys};
 use crate::nonce::NonceMint;
@@ -51,7 +52,9 @@ pub(crate) struct Plane {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) rng: Arc<dyn Entropy>,
     pub(crate) snapshots: watch::Sender<Option<SignedSnapshot>>,
-    /// Serializes building and publishing; holds whether the published body lags behind the store.
+    /// Changes under way, and whether the published body may lag behind the store.
+    pub(crate) changes: Arc<Changes>,
+    /// Serializes building and publishing.
     pub(crate) publishing: tokio::sync::Mutex<crate::snapshot::Published>,
     /// Renders the metrics, if the wiring installed a recorder and gave us its handle.
     pub(crate) metrics: Option<metrics_exporter_prometheus::PrometheusHandle>,
@@ -118,6 +121,37 @@ impl Plane {
             .map_err(|error| StartError::Ca(error.to_string()))?;
         let pkcs8 = key.to_pkcs8().map_err(|_| failed())?;
         Ok(TlsIdentity { chain: vec![issued.der], key: SecretBytes::new(pkcs8.to_vec()) })
+    }
+
+    /// Commits something gateways must learn of, and publishes it. In a task of its own: once begun, neither a caller
+    /// who leaves nor a time limit parts the commit from its publication. Published is on every outcome that may have
+    /// changed something: after [`StoreError::Unavailable`] the change may be there although nobody heard of it.
+    pub(crate) async fn commit_and_publish(self: &Arc<Self>, tx: Tx) -> Result<(), StoreError> {
+        let plane = Arc::clone(self);
+        let change = self.changes.begin();
+        let carrying_out = tokio::spawn(async move {
+            let committed = tx.commit().await;
+            drop(change);
+            match &committed {
+                Ok(()) | Err(StoreError::Unavailable(_) | StoreError::Corrupt(_)) => {
+                    plane.publish_changes().await;
+                }
+                // Nothing changed; the next look at the store confirms it.
+                Err(
+                    StoreError::Exists { .. }
+                    | StoreError::Conflict { .. }
+                    | StoreError::Consumed { .. }
+                    | StoreError::NotFound
+                    | StoreError::TooLarge(_)
+                    | StoreError::InUse(_)
+                    | StoreError::Newer { .. }
+                    | StoreError::WrongKey,
+                ) => {}
+            }
+            committed
+        });
+        let lost = |_| StoreError::Unavailable("the commit was lost".into());
+        carrying_out.await.map_err(lost)?
     }
 
     /// Writes one record and waits until it is durable. `members` is a JSON object.

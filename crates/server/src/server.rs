@@ -160,6 +160,7 @@ impl Server {
             clock,
             rng,
             snapshots: watch::Sender::new(None),
+            changes: Arc::default(),
             publishing: tokio::sync::Mutex::default(),
             metrics: config.metrics,
             approvals_changed: Notify::new(),

@@ -2,7 +2,8 @@
 //!
 //! The body is rebuilt on every change and its version never repeats, also not after a restart; between changes
 //! only the lease is renewed. While the published body lags behind the store, no lease is given: a kill that could not
-//! be published stops the gateways instead of being ignored by them.
+//! be published stops the gateways instead of being ignored by them. Nor while the store does not take a write, or a
+//! change waits for it for long: then nobody could be killed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,8 +32,6 @@ const RENEW_EVERY: Duration = Duration::from_secs(3);
 /// What is out.
 #[derive(Default)]
 pub(crate) struct Published {
-    /// The store changed, and the body that says so is not out yet.
-    lagging: bool,
     current: Option<Current>,
 }
 
@@ -52,10 +51,9 @@ impl Published {
 }
 
 impl Plane {
-    /// Publishes what a committed change changed. If that fails, leases stop until it succeeds.
-    pub(crate) async fn publish_change(&self) {
+    /// Publishes what ended changes changed. If that fails, leases stop until it succeeds.
+    pub(crate) async fn publish_changes(&self) {
         let mut published = self.publishing.lock().await;
-        published.lagging = true;
         self.publish(&mut published).await;
     }
 
@@ -68,12 +66,13 @@ impl Plane {
 
     async fn publish(&self, published: &mut Published) {
         let outcome = async {
-            if published.lagging {
+            if self.changes.take_lagging() {
                 self.rebuild(published).await?;
             }
             self.lease(published)
         };
         if let Err(error) = outcome.await {
+            self.changes.mark_lagging();
             metrics::counter!("cs_snapshot_failures_total").increment(1);
             tracing::error!(error = &error as &dyn std::error::Error, "snapshot not published");
         }
@@ -84,7 +83,6 @@ impl Plane {
         let mut body = draft(self).await?;
         let content = Sha256Digest::of(&serialize(&body)?);
         if published.current.as_ref().is_some_and(|current| current.content == content) {
-            published.lagging = false;
             return Ok(());
         }
         body.version = self.next_version().await?;
@@ -96,7 +94,6 @@ impl Plane {
             body: bytes.into(),
             content,
         });
-        published.lagging = false;
         Ok(())
     }
 
@@ -136,8 +133,7 @@ pub(crate) async fn keep_leasing(plane: Arc<Plane>, mut stopping: Stopping) {
             () = stopped(&mut stopping) => return,
             _ = ticks.tick() => {}
         }
-        let mut published = plane.publishing.lock().await;
-        plane.publish(&mut published).await;
+        plane.publish_changes().await;
     }
 }
 

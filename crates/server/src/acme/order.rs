@@ -241,7 +241,7 @@ fn refusal_code(error: &DeviceAttestError) -> &'static str {
 
 /// From ready to a certificate: whoever moves the order to processing issues, everybody else is too late.
 async fn issue(
-    plane: &Plane,
+    plane: &Arc<Plane>,
     stored: Stored<OrderRow>,
     payload: &FinalizeRequest,
 ) -> Result<Order, AcmeError> {
@@ -286,7 +286,7 @@ async fn issue(
 }
 
 async fn complete(
-    plane: &Plane,
+    plane: &Arc<Plane>,
     processing: &Stored<OrderRow>,
     issuance: Issuance,
 ) -> Result<Order, AcmeError> {
@@ -338,20 +338,16 @@ async fn complete(
     loop {
         attempt += 1;
         let changes_entry = machine.value.0.entry() != certified.entry();
-        let committed = plane
+        let tx = plane
             .store
             .transaction()
             .update(processing, &next)
             .update(&machine, &Row(certified))
-            .insert(&issued)
-            .commit()
-            .await;
+            .insert(&issued);
+        let committed = if changes_entry { plane.commit_and_publish(tx).await } else { tx.commit().await };
         match committed {
             Ok(()) => {
                 metrics::counter!("cs_certificates_issued_total").increment(1);
-                if changes_entry {
-                    plane.publish_change().await;
-                }
                 return Ok(next.order);
             }
             // The machine was attested in between; the order is ours alone.

@@ -50,7 +50,11 @@ async fn certificate(plane: &Plane, payload: &RevokeRequest) -> Result<Stored<Ce
     Ok(plane.store.load::<CertificateRow>(&facts.serial).await?.ok_or_else(unauthorized)?)
 }
 
-async fn revoke(plane: &Plane, stored: &Stored<CertificateRow>, reason: Option<u8>) -> Result<(), AcmeError> {
+async fn revoke(
+    plane: &Arc<Plane>,
+    stored: &Stored<CertificateRow>,
+    reason: Option<u8>,
+) -> Result<(), AcmeError> {
     let revoked = CertificateRow { revoked_at: Some(plane.now()), ..stored.value.clone() };
     let members = json!({
         "what": "machine_certificate", "serial": revoked.serial, "machine": revoked.machine, "reason": reason,
@@ -64,9 +68,7 @@ async fn revoke(plane: &Plane, stored: &Stored<CertificateRow>, reason: Option<u
             tx = tx.update(&machine, &Row(next));
         }
     }
-    tx.commit().await?;
-    plane.publish_change().await;
-    Ok(())
+    Ok(plane.commit_and_publish(tx).await?)
 }
 
 fn unauthorized() -> Problem {

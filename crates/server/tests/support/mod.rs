@@ -11,6 +11,7 @@ use countersign_log::{Log, LogLimits};
 use countersign_proto::id::{TrustDomain, UpstreamId};
 use countersign_proto::time::{Clock, Entropy, Timestamp};
 use countersign_server::{Lifetimes, Limits, Listen, RunningServer, Server, ServerConfig, UpstreamConfig};
+use countersign_store::{SqliteBackend, Store};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
@@ -19,6 +20,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub mod acme;
+pub mod faulty;
 pub mod people;
 pub mod tpm;
 pub mod world;
@@ -59,6 +61,7 @@ pub struct Harness {
     pub clock: TestClock,
     pub log: Log,
     pub dir: tempfile::TempDir,
+    pub faults: faulty::Faults,
 }
 
 /// An answer, whole.
@@ -97,7 +100,9 @@ impl Harness {
     }
 
     async fn open(dir: tempfile::TempDir, clock: TestClock, change: impl FnOnce(&mut ServerConfig)) -> Self {
-        let store = countersign_store::open_sqlite(dir.path().join("store.db"), [7; 32]).unwrap();
+        let faults = faulty::Faults::default();
+        let backend = SqliteBackend::open(&dir.path().join("store.db"), &[7; 32]).unwrap();
+        let store = Store::new(Arc::new(faulty::Faulty::new(backend, faults.clone())));
         let log = Log::open(
             dir.path().join("log"),
             Origin::parse("log.test/server").unwrap(),
@@ -132,12 +137,12 @@ impl Harness {
             Server::start(config, store, log.clone(), Arc::new(clock.clone()), Arc::new(SystemRandom))
                 .await
                 .unwrap();
-        Self { server, clock, log, dir }
+        Self { server, clock, log, dir, faults }
     }
 
     /// Stops everything and starts it again over the same files.
     pub async fn restart(self) -> Self {
-        let Self { server, clock, log, dir } = self;
+        let Self { server, clock, log, dir, faults: _ } = self;
         server.shutdown().await;
         log.shutdown().await.unwrap();
         Self::open(dir, clock, |_| {}).await
