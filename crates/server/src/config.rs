@@ -114,6 +114,10 @@ pub struct Limits {
     pub body_bytes: usize,
     /// Time for one request, from its head to its answer (long polls add their own wait).
     pub request_millis: u64,
+    /// How often gateways get a new lease on the snapshot. Well below the ten seconds a lease lasts.
+    pub renew_lease_millis: u64,
+    /// No lease while the store takes longer than this for a write: then nobody could be killed.
+    pub store_patience_millis: u64,
     /// Connections at once, per listener.
     pub connections: usize,
     /// Pending approvals per agent (approval fatigue).
@@ -131,6 +135,8 @@ impl Default for Limits {
         Self {
             body_bytes: 256 * 1024,
             request_millis: 30_000,
+            renew_lease_millis: 3000,
+            store_patience_millis: 3000,
             connections: 4096,
             pending_approvals_per_agent: 20,
             long_poll_millis: 25_000,

@@ -244,6 +244,23 @@ impl Aggregate for SnapshotVersionRow {
     }
 }
 
+/// The last sign that the store takes writes.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct PulseRow {
+    pub(crate) at: Timestamp,
+}
+
+impl PulseRow {
+    pub(crate) const ID: &'static str = "last";
+}
+
+impl Aggregate for PulseRow {
+    const KIND: &'static str = "pulse";
+    fn id(&self) -> String {
+        Self::ID.into()
+    }
+}
+
 /// One definition of a tool.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ToolDefinition {

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use countersign_log::LogError;
 use countersign_policy::Pdp;
 use countersign_proto::b64;
 use countersign_proto::digest::Sha256Digest;
@@ -20,14 +21,12 @@ use countersign_proto::snapshot::{
     UpstreamEntry,
 };
 use countersign_proto::time::Timestamp;
+use countersign_store::StoreError;
 
 use crate::keys::SigningKey;
 use crate::listen::{Stopping, stopped};
 use crate::plane::{Plane, Trouble};
-use crate::rows::{AgentRow, MachineRow, PolicyRow, RunRow, SnapshotVersionRow, TaskRow, ToolRow};
-
-/// How often the lease is renewed.
-const RENEW_EVERY: Duration = Duration::from_secs(3);
+use crate::rows::{AgentRow, MachineRow, PolicyRow, PulseRow, RunRow, SnapshotVersionRow, TaskRow, ToolRow};
 
 /// What is out.
 #[derive(Default)]
@@ -69,6 +68,7 @@ impl Plane {
             if self.changes.take_lagging() {
                 self.rebuild(published).await?;
             }
+            self.could_stop_somebody().await?;
             self.lease(published)
         };
         if let Err(error) = outcome.await {
@@ -95,6 +95,34 @@ impl Plane {
             content,
         });
         Ok(())
+    }
+
+    /// Whether a kill given now would be recorded and stored. If not, gateways get no lease and stop within seconds:
+    /// what cannot be stopped does not go on.
+    async fn could_stop_somebody(&self) -> Result<(), Trouble> {
+        let patience = Duration::from_millis(self.settings.limits.store_patience_millis);
+        let stuck = || StoreError::Unavailable("the store takes too long".into());
+        if self.changes.oldest().is_some_and(|waiting| waiting > patience) {
+            return Err(stuck().into());
+        }
+        if !self.log.healthy() {
+            return Err(LogError::Unavailable.into());
+        }
+        match tokio::time::timeout(patience, self.beat()).await {
+            // A beat that was given up earlier came through after all: the store takes writes.
+            Ok(Ok(()) | Err(StoreError::Conflict { .. } | StoreError::Exists { .. })) => Ok(()),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_elapsed) => Err(stuck().into()),
+        }
+    }
+
+    /// A write that takes the way a kill would take.
+    async fn beat(&self) -> Result<(), StoreError> {
+        let beat = PulseRow { at: self.now() };
+        match self.store.load::<PulseRow>(PulseRow::ID).await? {
+            Some(last) => self.store.update(&last, &beat).await,
+            None => self.store.insert(&beat).await,
+        }
     }
 
     /// INVARIANT: durable before used, so that a version names one body for ever.
@@ -126,7 +154,8 @@ impl Plane {
 
 /// Renews the lease until told to stop; retries a publication that failed.
 pub(crate) async fn keep_leasing(plane: Arc<Plane>, mut stopping: Stopping) {
-    let mut ticks = tokio::time::interval(RENEW_EVERY);
+    let every = Duration::from_millis(plane.settings.limits.renew_lease_millis.max(1));
+    let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {

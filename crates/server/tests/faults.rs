@@ -67,3 +67,24 @@ async fn a_kill_is_published_although_nobody_waits_for_its_answer() {
     };
     tokio::time::timeout(LONG, published).await.expect("the kill is published");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_lease_is_given_while_the_store_takes_no_write() {
+    let harness = with_agent(|config| {
+        config.limits.renew_lease_millis = 20;
+        config.limits.store_patience_millis = 100;
+    })
+    .await;
+    let mut snapshots = harness.server.control.snapshots();
+    let mut next = async |within| tokio::time::timeout(within, snapshots.changed()).await.is_ok();
+    assert!(next(LONG).await, "leases are renewed");
+    harness.faults.set(Fault::Hang);
+    // One may be on its way already; a second one is not.
+    let quiet = Duration::from_millis(500);
+    assert!(
+        !(next(quiet).await && next(quiet).await && next(quiet).await),
+        "no lease while nobody can be killed"
+    );
+    harness.faults.set(Fault::None);
+    assert!(next(LONG).await, "and again when the store is back");
+}
