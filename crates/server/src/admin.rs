@@ -64,6 +64,7 @@ pub(crate) fn router(plane: Arc<Plane>) -> Router {
         .route("/admin/v1/upstreams", get(upstreams::list_upstreams))
         .route("/admin/v1/upstreams/{id}/tools/{tool}/approve", post(upstreams::approve_tool))
         .route("/admin/v1/approvals", get(tasks::list_approvals))
+        .route("/admin/v1/approvals/{id}", get(tasks::show_approval))
         .with_state(Arc::clone(&plane))
         .merge(status_router(plane))
         .fallback(|| async { AdminError::NotFound })

@@ -22,7 +22,9 @@ use tokio::sync::watch;
 
 use crate::plane::{Plane, Trouble};
 use crate::rows::{ToolDefinition, ToolRow};
-pub(crate) use approvals::{ApprovalRow, all_approvals, cancel_approvals, expire_approvals, members};
+pub(crate) use approvals::{
+    ApprovalRow, SignedRow, all_approvals, cancel_approvals, expire_approvals, members,
+};
 
 /// Most tools taken from one upstream.
 const MAX_TOOLS: usize = 1000;

@@ -21,7 +21,7 @@ use crate::console::port::{
     SignedApproval, Verdict,
 };
 use crate::console::view::CallView;
-use crate::control::{ApprovalRow, all_approvals, members};
+use crate::control::{ApprovalRow, SignedRow, all_approvals, members};
 use crate::plane::{Plane, Trouble};
 use crate::rows::{InviteRow, PersonRow, Row, passkey_name};
 
@@ -87,10 +87,16 @@ impl People {
         let challenge = object.challenge().map_err(|_| Trouble::Form("approval object"))?;
         let granted = stored.value.0.clone().grant(&person.value.0, object, now).map_err(refused)?;
         let counted = with_counter(&person.value.0, &signed.assertion)?;
+        let evidence = SignedRow {
+            id: id.clone(),
+            object: serde_json::to_value(object).map_err(|_| Trouble::Form("approval object"))?,
+            assertion: serde_json::to_value(&signed.response).map_err(|_| Trouble::Form("assertion"))?,
+        };
         let mut record = members("approval.grant", &granted);
         if let Some(record) = record.as_object_mut() {
-            record.insert("object".into(), serde_json::to_value(object).unwrap_or_default());
-            record.insert("assertion".into(), serde_json::to_value(&signed.response).unwrap_or_default());
+            record.insert("object".into(), evidence.without_arguments(&object.call.digest()));
+            record.insert("challenge".into(), b64::url_encode(&challenge).into());
+            record.insert("assertion".into(), evidence.assertion.clone());
         }
         let tx = self
             .plane
@@ -102,6 +108,7 @@ impl People {
                 now.plus_secs(CHALLENGE_MEMORY_SECS),
             )
             .update(&stored, &Row(granted))
+            .insert(&evidence)
             .update(&person, &Row(counted));
         self.carry_out(Kind::Approval, record, tx).await?;
         self.plane.approvals_changed.notify_waiters();

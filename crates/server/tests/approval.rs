@@ -5,6 +5,8 @@ mod support;
 
 use countersign_identity::approval::GrantExpectation;
 use countersign_identity::verify_grant;
+use countersign_proto::approval::ApprovalObject;
+use countersign_proto::b64;
 use countersign_proto::call::Call;
 use countersign_proto::digest::Sha256Digest;
 use countersign_proto::id::{
@@ -13,6 +15,7 @@ use countersign_proto::id::{
 use countersign_proto::jose::{JwsSigner, KeySet, Thumbprint};
 use countersign_proto::json;
 use countersign_proto::time::Clock;
+use countersign_proto::webauthn::{AssertionResponse, signed_challenge};
 use countersign_server::{ApprovalOutcome, ApprovalRequest, ControlError};
 use serde_json::{Value, json};
 use support::ISSUER;
@@ -167,6 +170,7 @@ async fn a_yes_is_for_one_call_one_run_one_machine_and_one_time() {
     assert_eq!(acts, ["approval.ask", "approval.grant", "approval.use"]);
     let grant = &world.harness.records_of("approval").await[1];
     assert!(grant["assertion"]["signature"].is_string(), "the signed yes is in the log: {grant}");
+    assert_eq!(grant["object"]["call"], json!(digest), "but of the call only its digest: {grant}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -191,4 +195,29 @@ async fn nobody_approves_their_own_request() {
     let refused = support::people::approve(&world.harness, "alice", &handle.id).await;
     assert_eq!(refused, Err(403));
     assert_eq!(redeem(&world, &handle.id, &asked).await, ApprovalOutcome::Pending);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_has_no_arguments_of_an_approved_call_and_its_signature_can_still_be_checked() {
+    let world = impatient().await;
+    // Far more than a record can hold.
+    let canary = "canary-in-the-arguments ".repeat(8000);
+    let asked = request(&world, &canary);
+    let handle = world.harness.server.control.ask_approval(asked.clone()).await.unwrap();
+    support::people::approve(&world.harness, "bob", &handle.id).await.unwrap();
+    assert!(matches!(redeem(&world, &handle.id, &asked).await, ApprovalOutcome::Granted(_)));
+    let records = world.harness.records().await;
+    assert!(records.iter().all(|record| !record.to_string().contains("canary-in-the-arguments")));
+
+    let path = format!("/admin/v1/approvals/{}", handle.id);
+    let signed: Value = world.harness.admin("GET", &path, json!({})).await.unwrap();
+    let object: ApprovalObject = serde_json::from_value(signed["object"].clone()).unwrap();
+    assert_eq!(object.call, asked.call);
+    let challenge = b64::url_encode(&object.challenge().unwrap());
+    let grant = records.iter().find(|record| record["act"] == "approval.grant").unwrap();
+    assert_eq!(grant["challenge"], challenge);
+    assert_eq!(signed["assertion"], grant["assertion"]);
+    let response: AssertionResponse = serde_json::from_value(signed["assertion"].clone()).unwrap();
+    let said = signed_challenge(&response.client_data).unwrap();
+    assert_eq!(b64::url_encode(&said), challenge, "this object, and no other, is what the passkey signed");
 }

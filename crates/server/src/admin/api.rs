@@ -341,6 +341,18 @@ pub struct Approvals {
     pub approvals: Vec<Approval>,
 }
 
+/// `GET /admin/v1/approvals/{id}`: with what was signed, to be checked by anybody. The challenge in `assertion` is the
+/// SHA-256 of `object` as canonical JSON (RFC 8785); the log has both digests.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SignedApproval {
+    /// The request.
+    pub approval: Approval,
+    /// The object the approver's passkey signed, arguments included; none before a yes.
+    pub object: Option<serde_json::Value>,
+    /// The passkey's answer, as the browser sent it.
+    pub assertion: Option<serde_json::Value>,
+}
+
 /// `GET /admin/v1/snapshot`
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SnapshotFacts {

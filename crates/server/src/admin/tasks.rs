@@ -6,11 +6,12 @@ use axum::Extension;
 use axum::extract::{Path, State};
 use countersign_audit::Kind;
 use countersign_identity::task::TaskGrant;
-use countersign_proto::id::TaskId;
+use countersign_proto::id::{ApprovalId, TaskId};
 use countersign_proto::time::Timestamp;
 use serde_json::json;
 
 use super::{AdminError, Answer, Reply, Strict, api, carry_out, named, text};
+use crate::control::{ApprovalRow, SignedRow};
 use crate::listen::Peer;
 use crate::plane::Plane;
 use crate::rows::{AgentRow, Row, TaskRow};
@@ -89,6 +90,18 @@ pub(super) async fn list_approvals(State(plane): State<Arc<Plane>>) -> Answer<ap
     let now = plane.now();
     let approvals = crate::control::all_approvals(&plane, now).await?;
     Ok(Reply(api::Approvals { approvals: approvals.iter().map(|row| row.shown(now)).collect() }))
+}
+
+/// `GET /admin/v1/approvals/{id}`
+pub(super) async fn show_approval(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+) -> Answer<api::SignedApproval> {
+    let id = named(ApprovalId::parse(&id))?;
+    let stored = plane.store.load::<ApprovalRow>(id.as_str()).await?.ok_or(AdminError::NotFound)?;
+    let signed = plane.store.load::<SignedRow>(id.as_str()).await?.map(|signed| signed.value);
+    let (object, assertion) = signed.map(|signed| (signed.object, signed.assertion)).unzip();
+    Ok(Reply(api::SignedApproval { approval: stored.value.shown(plane.now()), object, assertion }))
 }
 
 fn shown(grant: TaskGrant, now: Timestamp) -> api::Task {

@@ -11,6 +11,7 @@ use countersign_proto::id::{AgentId, ApprovalId, RunId};
 use countersign_proto::jose::Thumbprint;
 use countersign_proto::time::Timestamp;
 use countersign_store::{Aggregate, ConsumeKind, StoreError, Stored, Tx};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{ApprovalHandle, ApprovalOutcome, ApprovalRequest, ControlError, ServerControl};
@@ -48,6 +49,31 @@ impl Aggregate for ApprovalRow {
         } else {
             Vec::new()
         }
+    }
+}
+
+/// What a person signed, whole, and the signature: with both, anybody can check the yes again. The log has the same
+/// with the digest of the call in place of the call, because arguments are not for everybody who may read the log.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SignedRow {
+    pub(crate) id: ApprovalId,
+    pub(crate) object: serde_json::Value,
+    pub(crate) assertion: serde_json::Value,
+}
+
+impl Aggregate for SignedRow {
+    const KIND: &'static str = "signed_approval";
+    fn id(&self) -> String {
+        self.id.as_str().into()
+    }
+}
+
+impl SignedRow {
+    /// The object with the call's digest in its place.
+    pub(crate) fn without_arguments(&self, call: &Sha256Digest) -> serde_json::Value {
+        let mut object = self.object.clone();
+        object["call"] = json!(call);
+        object
     }
 }
 
