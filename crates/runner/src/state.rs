@@ -260,7 +260,9 @@ impl StateDir {
     /// Replaces a file as a whole: a reader sees the old or the new one, also after a power failure.
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
         let temporary = format!(".{name}.{}", std::process::id());
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // One that a crash left behind under our number.
+        let _ = rustix::fs::unlinkat(&self.folder, &temporary, AtFlags::empty());
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let written = rustix::fs::openat(&self.folder, &temporary, flags, Mode::RUSR | Mode::WUSR)
             .map_err(std::io::Error::from)
             .and_then(|file| {
@@ -271,7 +273,10 @@ impl StateDir {
                 rustix::fs::fsync(&self.folder)?;
                 Ok(())
             });
-        written.map_err(|error| self.io(name, error))
+        written.map_err(|error| {
+            let _ = rustix::fs::unlinkat(&self.folder, &temporary, AtFlags::empty());
+            self.io(name, error)
+        })
     }
 
     fn name(&self, file: &str) -> String {

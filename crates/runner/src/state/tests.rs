@@ -27,6 +27,8 @@ fn only_a_folder_that_is_ours_alone_is_used() {
     check(|path| folder(path, 0o700), Ok(()));
     check(|path| folder(path, 0o750), Err("others have access"));
     check(|path| folder(path, 0o707), Err("others have access"));
+    check(|path| folder(path, 0o777), Err("others have access"));
+    check(|path| folder(path, 0o1777), Err("others have access"));
     check(|path| fs::write(path, b"").unwrap(), Err("not a folder"));
     check(
         |path| {
@@ -70,4 +72,43 @@ fn an_empty_folder_is_not_an_enrolled_machine_and_a_damaged_one_is_not_a_new_one
     assert!(matches!(state.machine(), Err(StateError::NotEnrolled(_))));
     state.write(IDENTITY, b"{\"version\":1").unwrap();
     assert!(matches!(state.machine(), Err(StateError::Damaged { .. })));
+}
+
+#[test]
+fn a_folder_or_file_of_another_user_is_not_used() {
+    // Only root can give something away.
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let nobody = Some(65534);
+    let give_away = |path: &Path| {
+        folder(path, 0o700);
+        std::os::unix::fs::chown(path, nobody, nobody).unwrap();
+    };
+    check(give_away, Err("belongs to another user"));
+
+    let outer = tempfile::tempdir().unwrap();
+    let state = StateDir::open(&outer.path().join("state")).unwrap();
+    state.save_certificate(b"x").unwrap();
+    std::os::unix::fs::chown(state.path().join(CERTIFICATE), nobody, nobody).unwrap();
+    assert!(state.certificate().unwrap_err().to_string().contains("belongs to another user"));
+}
+
+#[test]
+fn writing_leaves_nothing_but_the_file_also_when_it_fails() {
+    let outer = tempfile::tempdir().unwrap();
+    let state = StateDir::open(&outer.path().join("state")).unwrap();
+    let names = || {
+        let entries = fs::read_dir(state.path()).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
+    };
+    // What a crash left behind is in nobody's way.
+    fs::write(state.path().join(format!(".{CERTIFICATE}.{}", std::process::id())), b"half").unwrap();
+    state.save_certificate(b"x").unwrap();
+    assert_eq!(names(), [CERTIFICATE]);
+
+    fs::remove_file(state.path().join(CERTIFICATE)).unwrap();
+    fs::create_dir(state.path().join(CERTIFICATE)).unwrap();
+    state.save_certificate(b"x").unwrap_err();
+    assert_eq!(names(), [CERTIFICATE]);
 }
