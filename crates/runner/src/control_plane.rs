@@ -55,6 +55,19 @@ impl From<SignError> for ControlPlaneError {
     }
 }
 
+impl ControlPlaneError {
+    /// Whether the other side is simply not there, and may be later.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Http(error) => error.is_unreachable(),
+            Self::Tpm(_) | Self::State(_) | Self::Key(_) | Self::Refused { .. } | Self::Protocol { .. } => {
+                false
+            }
+        }
+    }
+}
+
 fn describe(description: &str) -> String {
     if description.is_empty() { String::new() } else { format!(" ({description})") }
 }

@@ -79,6 +79,8 @@ pub enum Mood {
     Approval(&'static str),
     /// 403: no.
     Denied,
+    /// This status with this body.
+    Unwell(u16, &'static str),
     /// The connection is closed without an answer.
     Close,
     /// Nothing, for ever.
@@ -98,6 +100,8 @@ pub struct Seen {
     pub connection: u64,
     /// Whether a machine certificate was shown.
     pub machine: bool,
+    /// The digest of the one that was.
+    pub certificate: Option<Sha256Digest>,
 }
 
 impl Seen {
@@ -158,12 +162,16 @@ pub struct World {
     pub simulated: SimulatedTpm,
     pub dir: tempfile::TempDir,
     ca_pem: String,
-    serving: tokio::task::JoinHandle<()>,
+    address: SocketAddr,
+    acceptor: TlsAcceptor,
+    serving: Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
 
 impl Drop for World {
     fn drop(&mut self) {
-        self.serving.abort();
+        if let Some(serving) = self.serving.lock().take() {
+            serving.abort();
+        }
     }
 }
 
@@ -195,9 +203,24 @@ impl World {
         *shared.origin.lock() = format!("https://{address}");
         let machine_key = enrolled_machine(&dir.path().join("state"), &tpm, &authority.1, &shared.origin());
         *shared.machine_key.lock() = Some(machine_key);
-        let acceptor = acceptor(&authority);
-        let serving = tokio::spawn(serve(listener, acceptor, Arc::clone(&shared)));
-        Self { shared, tpm, simulated, dir, ca_pem: authority.0.pem(), serving }
+        let acceptor = acceptor(&authority, &shared);
+        let serving = tokio::spawn(serve(listener, acceptor.clone(), Arc::clone(&shared)));
+        let (ca_pem, serving) = (authority.0.pem(), Mutex::new(Some(serving)));
+        Self { shared, tpm, simulated, dir, ca_pem, address, acceptor, serving }
+    }
+
+    /// Control plane and gateway stop, and everything that was connected to them breaks off.
+    pub async fn go_away(&self) {
+        let serving = self.serving.lock().take().unwrap();
+        serving.abort();
+        serving.await.unwrap_err();
+    }
+
+    /// They are back, on the same port.
+    pub async fn come_back(&self) {
+        let listener = TcpListener::bind(self.address).await.unwrap();
+        let serving = tokio::spawn(serve(listener, self.acceptor.clone(), Arc::clone(&self.shared)));
+        *self.serving.lock() = Some(serving);
     }
 
     pub fn config(&self) -> SessionConfig {
@@ -220,6 +243,24 @@ impl World {
             tpm: self.tpm.clone(),
             token: crate::enroll::EnrollmentToken::new(token),
         }
+    }
+
+    /// A session of a machine that went through enrollment, whose certificate can be renewed.
+    pub async fn enrolled_session(&self) -> Arc<crate::session::Session> {
+        let enrollment = self.enroll_config(authority::TOKEN);
+        crate::enroll::enroll(&enrollment).await.unwrap();
+        let machine = enrollment.state.machine().unwrap();
+        let key = crate::enroll::machine_key(&self.tpm, &machine).await.unwrap();
+        *self.shared.machine_key.lock() = Some(key.public_jwk());
+        self.session_again().await
+    }
+
+    /// A later session of the machine that was enrolled.
+    pub async fn session_again(&self) -> Arc<crate::session::Session> {
+        let state = StateDir::open(&self.dir.path().join("enrolled")).unwrap();
+        let clock = Arc::new(SharedClock(Arc::clone(&self.shared)));
+        let config = SessionConfig { state, ..self.config() };
+        crate::session::Session::open(config, clock, Arc::new(SystemEntropy)).await.unwrap()
     }
 
     pub async fn session(&self) -> Arc<crate::session::Session> {
@@ -260,18 +301,34 @@ fn enrolled_machine(path: &Path, tpm: &Tpm, issuer: &Issuer<'static, KeyPair>, s
     key.public_jwk()
 }
 
-fn acceptor((root, issuer): &Authority) -> TlsAcceptor {
+/// The clock of the fake, as TLS wants it: certificates run out when the test says so.
+impl rustls::time_provider::TimeProvider for SharedClock {
+    fn current_time(&self) -> Option<rustls::pki_types::UnixTime> {
+        let secs = u64::try_from(self.0.now().unix_secs()).ok()?;
+        Some(rustls::pki_types::UnixTime::since_unix_epoch(std::time::Duration::from_secs(secs)))
+    }
+}
+
+impl std::fmt::Debug for SharedClock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SharedClock")
+    }
+}
+
+fn acceptor((root, issuer): &Authority, shared: &Arc<Shared>) -> TlsAcceptor {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let key = KeyPair::generate().unwrap();
     let certificate =
         CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().signed_by(&key, issuer).unwrap();
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from(root.der().to_vec())).unwrap();
+    roots.add(CertificateDer::from(shared.authority.lock().certificate())).unwrap();
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
         .allow_unauthenticated()
         .build()
         .unwrap();
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+    let clock = Arc::new(SharedClock(Arc::clone(shared)));
+    let mut config = rustls::ServerConfig::builder_with_details(provider, clock)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .with_client_cert_verifier(verifier)
@@ -293,7 +350,7 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, shared: Arc<Shared>
             let tls = stream.get_ref().1;
             let connection = Arc::new(Accepted {
                 number: shared.connections.fetch_add(1, Ordering::SeqCst),
-                machine: tls.peer_certificates().is_some(),
+                certificate: tls.peer_certificates().map(|chain| Sha256Digest::of(&chain[0])),
                 exporter: tls.export_keying_material([0; 32], channel::EXPORTER_LABEL, None).unwrap(),
                 proven: Mutex::default(),
             });
@@ -308,7 +365,7 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, shared: Arc<Shared>
 
 struct Accepted {
     number: u64,
-    machine: bool,
+    certificate: Option<Sha256Digest>,
     exporter: [u8; 32],
     proven: Mutex<Option<Thumbprint>>,
 }
@@ -339,7 +396,8 @@ async fn handle(
         body,
         proof: proof.clone().unwrap_or_else(|wrong| wrong),
         connection: connection.number,
-        machine: connection.machine,
+        machine: connection.certificate.is_some(),
+        certificate: connection.certificate,
     };
     shared.seen.lock().push(seen.clone());
     if proof.is_err() {
@@ -369,8 +427,14 @@ async fn handle(
         )),
         Mood::Denied => Ok(reply(
             403,
-            &json!({"jsonrpc": "2.0", "id": 1, "error": {"code": -32003, "message": "denied", "data": {"code": "policy.denied"}}}),
+            &json!({"jsonrpc": "2.0", "id": 1, "error": {"code": -32003, "message": "denied", "data": {
+                "code": "policy.denied", "reason": "policy does not permit this call", "decision": "dec_1"}}}),
         )),
+        Mood::Unwell(status, text) => {
+            let mut reply = reply(status, &Value::Null);
+            *reply.body_mut() = Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed();
+            Ok(reply)
+        }
         Mood::Close => Err(std::io::Error::other("closed on purpose")),
         Mood::Silence => std::future::pending().await,
     }
@@ -452,7 +516,9 @@ fn control_plane(
             shared.nonces.lock().push(nonce.clone());
             reply(200, &json!({"nonce": b64::url_encode(&nonce), "expires_in": 60}))
         }
-        "/attest/v1/client-attestation" if connection.machine => client_attestation(shared, body),
+        "/attest/v1/client-attestation" if connection.certificate.is_some() => {
+            client_attestation(shared, body)
+        }
         path if path.starts_with("/attest/v1/ak") || path.starts_with("/acme/") => {
             shared.authority.lock().answer(&origin, path, body, shared.now())
         }
@@ -461,7 +527,7 @@ fn control_plane(
             shared.challenges.lock().push(challenge.clone());
             reply(200, &json!({"attestation_challenge": challenge}))
         }
-        "/oauth/token" if connection.machine => {
+        "/oauth/token" if connection.certificate.is_some() => {
             if let Some((error, header, value)) = shared.corrections.lock().pop_front() {
                 let mut reply = reply(400, &json!({"error": error}));
                 reply.headers_mut().insert(header, value.parse().unwrap());

@@ -29,6 +29,9 @@ pub use body::ReplyBody;
 
 /// How long connecting may take, TLS and the TPM's signature included.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// The pauses before a server that does not take connections is tried again: one that restarts is not noticed.
+const RECONNECT_PAUSES: [Duration; 3] =
+    [Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(900)];
 /// How long a control-plane request may take.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 /// The largest control-plane reply.
@@ -83,6 +86,17 @@ pub enum HttpError {
     /// More than we read.
     #[error("the reply of {0} is too large")]
     TooLarge(String),
+}
+
+impl HttpError {
+    /// Whether the other side is simply not there, and may be later.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::TimedOut(_) | Self::Broken { .. } => true,
+            Self::Url(_) | Self::Roots | Self::Certificate(_) | Self::Tls { .. } | Self::TooLarge(_) => false,
+        }
+    }
 }
 
 /// Scheme, host and port: `https://host[:port]`.
@@ -146,6 +160,11 @@ impl MachineCertificate {
         }
         *self.current.write() = Some(Arc::new(CertifiedKey::new(chain, Arc::new(key.clone()))));
         Ok(())
+    }
+
+    /// Shows none from now on.
+    pub fn withdraw(&self) {
+        *self.current.write() = None;
     }
 }
 
@@ -248,7 +267,7 @@ impl Client {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// An idle connection to `origin`, or a new one.
+    /// An idle connection to `origin`, or a new one. Connecting is tried again for a moment: nothing was sent yet.
     ///
     /// # Errors
     /// [`HttpError`].
@@ -259,9 +278,28 @@ impl Client {
             }
         }
         let generation = self.inner.idle.lock().generation;
-        tokio::time::timeout(CONNECT_LIMIT, self.connect(origin, generation))
+        let connecting = async {
+            for pause in RECONNECT_PAUSES {
+                match self.connect(origin, generation).await {
+                    Err(HttpError::Connect { .. }) => tokio::time::sleep(pause).await,
+                    connected => return connected,
+                }
+            }
+            self.connect(origin, generation).await
+        };
+        tokio::time::timeout(CONNECT_LIMIT, connecting)
             .await
             .map_err(|_| HttpError::TimedOut(origin.to_string()))?
+    }
+
+    /// Opens a connection and keeps it.
+    ///
+    /// # Errors
+    /// [`HttpError`].
+    pub async fn reach(&self, origin: &Origin) -> Result<(), HttpError> {
+        let connection = self.connection(origin).await?;
+        self.give_back(connection);
+        Ok(())
     }
 
     /// Drops idle connections and keeps those in use from coming back: the next ones show the new certificate.
@@ -293,7 +331,11 @@ impl Client {
             .map_err(|source| HttpError::Connect { origin: origin.to_string(), source })?;
         let _ = tcp.set_nodelay(true);
         let name = ServerName::try_from(host.to_owned()).map_err(|error| tls_error(error.to_string()))?;
-        let stream = self.inner.tls.connect(name, tcp).await.map_err(|error| tls_error(error.to_string()))?;
+        let stream = self.inner.tls.connect(name, tcp).await.map_err(|source| match source.kind() {
+            // What the TLS stack itself found wrong; everything else is a connection that broke off.
+            std::io::ErrorKind::InvalidData => tls_error(source.to_string()),
+            _ => HttpError::Connect { origin: origin.to_string(), source },
+        })?;
         let exporter = stream
             .get_ref()
             .1

@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use countersign_proto::id::UpstreamId;
 use countersign_proto::time::{Clock, Entropy};
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::process::{DumpableBehavior, getegid, geteuid, getgid, getuid, set_dumpable_behavior};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::control_plane::ControlPlaneError;
 use crate::proxy::{Notices, ProofKind, Proxy, ProxyConfig};
@@ -23,6 +25,14 @@ use job::Job;
 
 /// Our variables start like this; none of the runner's own reaches the agent.
 const VARIABLE_PREFIX: &str = "COUNTERSIGN_";
+
+/// How often it is looked whether the machine certificate is to be renewed.
+const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(30);
+/// The pause before control plane and gateway are tried again at the start, which doubles, and the longest one.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long the start waits for control plane and gateway by default.
+pub const DEFAULT_START_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a run needs.
 #[derive(Debug)]
@@ -35,6 +45,8 @@ pub struct RunConfig {
     pub proof: ProofKind,
     /// How long a call is held while a person is asked.
     pub hold_limit: Duration,
+    /// How long the start waits for a control plane or gateway that cannot be reached.
+    pub start_patience: Duration,
 }
 
 /// Why there was no run.
@@ -57,6 +69,11 @@ pub enum RunError {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// Somebody else's rights.
+    #[error(
+        "countersign runs as who calls it, but it was installed set-user-ID or set-group-ID; remove that bit"
+    )]
+    BorrowedRights,
     /// The machine or the agent has no standing.
     #[error(transparent)]
     ControlPlane(#[from] ControlPlaneError),
@@ -72,7 +89,7 @@ pub enum RunError {
 
 /// Runs `command` with access to the tool servers and returns its exit code (128 + signal if one ended it).
 ///
-/// The machine is attested once before the program starts: no proof, no run.
+/// The machine is attested once and the gateway is reached before the program starts: no proof, no run.
 ///
 /// # Errors
 /// [`RunError`] if the program was not started.
@@ -82,6 +99,7 @@ pub async fn run(
     clock: Arc<dyn Clock>,
     rng: Arc<dyn Entropy>,
 ) -> Result<u8, RunError> {
+    refuse_borrowed_rights()?;
     if config.upstreams.is_empty() {
         return Err(RunError::NoUpstream);
     }
@@ -89,7 +107,9 @@ pub async fn run(
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|error| RunError::System { what: "protect the runner's memory", source: error.into() })?;
     let session = Session::open(config.session, clock, Arc::clone(&rng)).await?;
-    session.reattest().await?;
+    patiently(config.start_patience, &Terminal, async || session.reattest().await).await?;
+    patiently(config.start_patience, &Terminal, async || session.reach_gateway().await).await?;
+    let renewing = AbortOnDrop(tokio::spawn(Arc::clone(&session).keep_certificate(CERTIFICATE_INTERVAL)));
     let proxy = ProxyConfig {
         upstreams: config.upstreams.clone(),
         proof: config.proof,
@@ -105,8 +125,50 @@ pub async fn run(
     let program = child.get_program().display().to_string();
     let job = Job::start(&mut child).map_err(|source| RunError::Spawn { program, source })?;
     let code = job.wait().await.map_err(|source| RunError::System { what: "wait for the agent", source })?;
-    drop(proxy);
+    drop((proxy, renewing));
     Ok(code)
+}
+
+/// Refuses to work with rights that the caller does not have: the state directory would be somebody else's, and the agent
+/// would run as them.
+///
+/// # Errors
+/// [`RunError::BorrowedRights`].
+pub fn refuse_borrowed_rights() -> Result<(), RunError> {
+    let user = (getuid().as_raw(), geteuid().as_raw());
+    let group = (getgid().as_raw(), getegid().as_raw());
+    if user.0 == user.1 && group.0 == group.1 { Ok(()) } else { Err(RunError::BorrowedRights) }
+}
+
+/// Tries again while the other side cannot be reached, as long as patience lasts. Every other answer is one.
+async fn patiently<T>(
+    patience: Duration,
+    person: &dyn Notices,
+    attempt: impl AsyncFn() -> Result<T, ControlPlaneError>,
+) -> Result<T, ControlPlaneError> {
+    let started = Instant::now();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match attempt().await {
+            Err(error) if error.is_unreachable() && started.elapsed() + pause < patience => {
+                if pause == FIRST_PAUSE {
+                    person.say(&format!("{error}; trying for {} more seconds", patience.as_secs()));
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            answer => return answer,
+        }
+    }
+}
+
+/// A task that ends with the run, however that ends.
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// The child's command line and environment. Its argument list is visible to other users of this machine, which is why

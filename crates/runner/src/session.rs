@@ -3,6 +3,7 @@
 //! A lives in memory only and dies with the session. Everything expires within minutes and is renewed before that; when a
 //! renewal fails there is nothing older to fall back to. The agent's process sees none of this.
 
+mod certificate;
 mod token;
 
 use std::collections::HashMap;
@@ -11,21 +12,21 @@ use std::sync::Arc;
 use countersign_proto::id::{AgentId, TaskId, UpstreamId};
 use countersign_proto::jose::{JwsSigner, SoftwareEd25519};
 use countersign_proto::time::{Clock, Entropy, Timestamp, random_id};
-use countersign_proto::x509;
 use countersign_proto::{b64, channel, dpop};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 use serde::Deserialize;
 use tokio::sync::{Mutex, OnceCell};
 
 use crate::control_plane::{ControlPlane, ControlPlaneError};
-use crate::enroll::{machine_key, quote_members, renew_certificate};
+use crate::enroll::{machine_key, quote_members};
 use crate::http::{Client, Connection, MachineCertificate, Origin};
 use crate::state::StateDir;
 use crate::tpm::{MachineKey, Tpm};
+use certificate::Life;
 
 /// A token or statement is renewed when it has less than this left, in seconds.
 const RENEWAL_MARGIN_SECS: i64 = 30;
+/// How long a renewal in the background that failed is not tried again, in seconds.
+const RETRY_SECS: i64 = 10;
 /// How often a nonce that was used up in between is asked for again.
 const MAX_NONCE_RETRIES: u32 = 2;
 
@@ -49,6 +50,8 @@ pub struct SessionConfig {
 /// An access token for one tool server, bound to A and, through its claims, to M.
 pub struct Token {
     text: String,
+    /// When a call causes the next one to be asked for, beside it.
+    renew_at: Timestamp,
     expires_at: Timestamp,
     /// The statement about the machine that it was given for.
     statement: u64,
@@ -83,8 +86,13 @@ struct Metadata {
     challenge_endpoint: String,
 }
 
-/// The current token of one tool server. Whoever holds the lock is the one who renews it.
-type TokenSlot = Arc<Mutex<Option<Arc<Token>>>>;
+/// The current token of one tool server.
+#[derive(Default)]
+struct TokenSlot {
+    current: parking_lot::Mutex<Option<Arc<Token>>>,
+    /// Whoever holds it is the one who renews the token. In it: when the background may try again.
+    renewal: Arc<Mutex<Option<Timestamp>>>,
+}
 
 /// A running agent's standing with control plane and gateway.
 pub struct Session {
@@ -95,12 +103,14 @@ pub struct Session {
     server: ControlPlane,
     client: Client,
     certificate: Arc<MachineCertificate>,
-    certificate_renewal: Mutex<Timestamp>,
+    certificate_life: parking_lot::Mutex<Life>,
+    /// Whoever holds it is the one who renews the certificate.
+    certificate_renewal: Mutex<()>,
     machine: MachineKey,
     run: SoftwareEd25519,
     metadata: OnceCell<Metadata>,
     statement: Mutex<Option<Arc<Statement>>>,
-    tokens: parking_lot::Mutex<HashMap<UpstreamId, TokenSlot>>,
+    tokens: parking_lot::Mutex<HashMap<UpstreamId, Arc<TokenSlot>>>,
     server_nonce: parking_lot::Mutex<Option<String>>,
     clock: Arc<dyn Clock>,
     rng: Arc<dyn Entropy>,
@@ -113,11 +123,10 @@ impl std::fmt::Debug for Session {
 }
 
 impl Session {
-    /// Loads the machine's identity and makes the run's key. Talks to nobody but the TPM, except to renew a certificate
-    /// that has run out.
+    /// Loads the machine's identity and makes the run's key. Talks to nobody but the TPM.
     ///
     /// # Errors
-    /// [`ControlPlaneError`] if this machine is not enrolled, its key is another TPM's, or there is no valid certificate.
+    /// [`ControlPlaneError`] if this machine is not enrolled, its key is another TPM's, or its certificate another key's.
     pub async fn open(
         config: SessionConfig,
         clock: Arc<dyn Clock>,
@@ -137,7 +146,8 @@ impl Session {
             server,
             client,
             certificate,
-            certificate_renewal: Mutex::new(Timestamp::from_unix_secs(0)),
+            certificate_life: parking_lot::Mutex::new(Life::NONE),
+            certificate_renewal: Mutex::new(()),
             machine,
             run,
             metadata: OnceCell::new(),
@@ -147,8 +157,7 @@ impl Session {
             clock,
             rng,
         };
-        session.use_kept_certificate().await?;
-        session.ensure_certificate().await?;
+        session.use_kept_certificate()?;
         Ok(Arc::new(session))
     }
 
@@ -176,20 +185,23 @@ impl Session {
         format!("{}/mcp/{upstream}", self.gateway)
     }
 
-    /// A token for `upstream` with some life left in it. Many callers at once cause one request.
+    /// A token for `upstream` with some life left in it. Many callers at once cause one request, and the call that finds
+    /// two thirds of its life over causes the next one in the background: as long as calls are made, none waits for it.
     ///
     /// # Errors
     /// [`ControlPlaneError`].
-    pub async fn token(&self, upstream: &UpstreamId) -> Result<Arc<Token>, ControlPlaneError> {
+    pub async fn token(self: &Arc<Self>, upstream: &UpstreamId) -> Result<Arc<Token>, ControlPlaneError> {
         let slot = self.slot(upstream);
-        let mut current = slot.lock().await;
-        match &*current {
-            Some(token) if self.is_fresh(token.expires_at) => Ok(Arc::clone(token)),
-            _ => {
-                let token = Arc::new(self.obtain_token(upstream, 0).await?);
-                *current = Some(Arc::clone(&token));
-                Ok(token)
+        if let Some(token) = self.current(&slot) {
+            if token.renew_at <= self.clock.now() {
+                self.prefetch(upstream, &slot, &token);
             }
+            return Ok(token);
+        }
+        let _turn = slot.renewal.lock().await;
+        match self.current(&slot) {
+            Some(token) => Ok(token),
+            None => self.renew_token(upstream, &slot, 0).await,
         }
     }
 
@@ -205,17 +217,51 @@ impl Session {
         reattest: bool,
     ) -> Result<Arc<Token>, ControlPlaneError> {
         let slot = self.slot(upstream);
-        let mut current = slot.lock().await;
         let after = if reattest { refused.statement } else { 0 };
-        match &*current {
+        let _turn = slot.renewal.lock().await;
+        match self.current(&slot) {
             // Somebody else replaced it while we waited.
-            Some(token) if token.text != refused.text && token.statement > after => Ok(Arc::clone(token)),
-            _ => {
-                let token = Arc::new(self.obtain_token(upstream, after).await?);
-                *current = Some(Arc::clone(&token));
-                Ok(token)
-            }
+            Some(token) if token.text != refused.text && token.statement > after => Ok(token),
+            _ => self.renew_token(upstream, &slot, after).await,
         }
+    }
+
+    /// The current token, if it has enough life left.
+    fn current(&self, slot: &TokenSlot) -> Option<Arc<Token>> {
+        slot.current.lock().clone().filter(|token| self.is_fresh(token.expires_at))
+    }
+
+    /// To be called by who holds the slot's renewal.
+    async fn renew_token(
+        &self,
+        upstream: &UpstreamId,
+        slot: &TokenSlot,
+        after: u64,
+    ) -> Result<Arc<Token>, ControlPlaneError> {
+        let token = Arc::new(self.obtain_token(upstream, after).await?);
+        *slot.current.lock() = Some(Arc::clone(&token));
+        Ok(token)
+    }
+
+    /// Renews `token` beside the calls that use it, unless somebody is at it. The new one is given for a newer statement:
+    /// it can live no longer than that.
+    fn prefetch(self: &Arc<Self>, upstream: &UpstreamId, slot: &Arc<TokenSlot>, token: &Token) {
+        let Ok(mut turn) = Arc::clone(&slot.renewal).try_lock_owned() else { return };
+        let replaced = self.current(slot).is_some_and(|current| current.text != token.text);
+        if replaced || turn.is_some_and(|retry_at| self.clock.now() < retry_at) {
+            return;
+        }
+        let (session, upstream, slot, after) =
+            (Arc::clone(self), upstream.clone(), Arc::clone(slot), token.statement);
+        tokio::spawn(async move {
+            *turn = match session.renew_token(&upstream, &slot, after).await {
+                Ok(_) => None,
+                Err(error) => {
+                    tracing::warn!(%error, %upstream, "the access token was not renewed yet");
+                    Some(session.clock.now().plus_secs(RETRY_SECS))
+                }
+            };
+        });
     }
 
     /// Has the TPM quote again and the control plane judge the machine anew; later tokens are given for that.
@@ -223,6 +269,7 @@ impl Session {
     /// # Errors
     /// [`ControlPlaneError`].
     pub async fn reattest(&self) -> Result<(), ControlPlaneError> {
+        self.ensure_certificate().await?;
         let newest = self.statement.lock().await.as_ref().map_or(0, |statement| statement.serial);
         self.fresh_statement(newest).await.map(drop)
     }
@@ -250,7 +297,15 @@ impl Session {
         Ok(channel::prove(&self.run, connection.exporter(), self.gateway.as_str(), self.clock.now())?)
     }
 
-    fn slot(&self, upstream: &UpstreamId) -> TokenSlot {
+    /// Opens a connection to the gateway and keeps it for the first call.
+    ///
+    /// # Errors
+    /// [`ControlPlaneError::Http`] if the gateway cannot be reached.
+    pub async fn reach_gateway(&self) -> Result<(), ControlPlaneError> {
+        Ok(self.client.reach(&self.gateway).await?)
+    }
+
+    fn slot(&self, upstream: &UpstreamId) -> Arc<TokenSlot> {
         Arc::clone(self.tokens.lock().entry(upstream.clone()).or_default())
     }
 
@@ -326,57 +381,11 @@ impl Session {
             .await
     }
 
-    async fn use_kept_certificate(&self) -> Result<(), ControlPlaneError> {
-        let pem = self.state.certificate()?;
-        self.certificate.replace(&pem, &self.machine)?;
-        *self.certificate_renewal.lock().await = renewal_time(&pem).unwrap_or(Timestamp::from_unix_secs(0));
-        Ok(())
-    }
-
-    /// Renews the machine certificate when two thirds of its life are over.
-    async fn ensure_certificate(&self) -> Result<(), ControlPlaneError> {
-        let mut renew_at = self.certificate_renewal.lock().await;
-        if self.clock.now() < *renew_at {
-            return Ok(());
-        }
-        let pem = match renew_certificate(&self.client, &self.state, &self.machine).await {
-            Ok(pem) => pem,
-            Err(error) => {
-                let kept = self.state.certificate()?;
-                if !is_valid_at(&kept, self.clock.now()) {
-                    return Err(error);
-                }
-                tracing::warn!(%error, "the machine certificate was not renewed yet");
-                *renew_at = self.clock.now().plus_secs(RENEWAL_MARGIN_SECS);
-                return Ok(());
-            }
-        };
-        self.certificate.replace(&pem, &self.machine)?;
-        *renew_at = renewal_time(&pem).unwrap_or_else(|| self.clock.now().plus_secs(RENEWAL_MARGIN_SECS));
-        self.client.start_over();
-        Ok(())
-    }
-
     /// The run's public key thumbprint: what the tokens of this run are bound to.
     #[must_use]
     pub fn run_thumbprint(&self) -> countersign_proto::jose::Thumbprint {
         self.run.public_jwk().thumbprint()
     }
-}
-
-fn leaf(pem: &[u8]) -> Option<x509::CertFacts> {
-    let leaf = CertificateDer::from_pem_slice(pem).ok()?;
-    x509::parse_der(&leaf).ok()
-}
-
-/// When two thirds of the leaf's life are over.
-fn renewal_time(pem: &[u8]) -> Option<Timestamp> {
-    let leaf = leaf(pem)?;
-    Some(leaf.not_before.plus_secs(leaf.not_after.secs_since(leaf.not_before) / 3 * 2))
-}
-
-fn is_valid_at(pem: &[u8], now: Timestamp) -> bool {
-    leaf(pem).is_some_and(|leaf| leaf.is_valid_at(now))
 }
 
 #[cfg(test)]

@@ -43,6 +43,10 @@ pub struct AttestationAuthority {
     account: Option<Account>,
     order: Option<Order>,
     acme_nonces: Vec<String>,
+    /// How long machine certificates live.
+    pub certificate_secs: i64,
+    /// How many it gave out.
+    pub issued: u64,
     /// Answered before anything else: (path prefix, status, body).
     pub interruptions: VecDeque<(&'static str, u16, Value)>,
     /// The server forgets the nonces it gave out, once.
@@ -75,10 +79,17 @@ impl AttestationAuthority {
             account: None,
             order: None,
             acme_nonces: Vec::new(),
+            certificate_secs: 3600,
+            issued: 0,
             interruptions: VecDeque::new(),
             forget_nonces: false,
             directory: None,
         }
+    }
+
+    /// The certificate that machine certificates chain to.
+    pub fn certificate(&self) -> Vec<u8> {
+        self.issuer.certificate_der().to_vec()
     }
 
     pub fn answer(&mut self, origin: &str, path: &str, body: &[u8], now: Timestamp) -> Reply {
@@ -165,7 +176,8 @@ impl AttestationAuthority {
             clock,
         };
         let machine = Machine::enroll(enrollment, &activated, now);
-        let certificate = self.issuer.issue_ak_certificate(&machine, now, 3600, &SystemEntropy).unwrap();
+        let certificate =
+            self.issuer.issue_ak_certificate(&machine, now, FOREVER_SECS, &SystemEntropy).unwrap();
         self.machine = Some(machine);
         self.eab = Some(EabKey::open("kid-1".to_owned(), id, permanent_identifier, now));
         reply(
@@ -225,9 +237,10 @@ impl AttestationAuthority {
                 let machine = self.machine.clone().unwrap();
                 let issued = self
                     .issuer
-                    .issue_machine_certificate(issuance, &machine, now, 3600, &SystemEntropy)
+                    .issue_machine_certificate(issuance, &machine, now, self.certificate_secs, &SystemEntropy)
                     .unwrap();
                 let chain = [issued.der, self.issuer.certificate_der().to_vec()];
+                self.issued += 1;
                 let order = order.complete(issued.serial, &chain, now).unwrap();
                 let shown = serde_json::to_value(order.resource(origin));
                 self.order = Some(order);

@@ -100,6 +100,7 @@ fn config(world: &crate::fake::World, upstreams: &[&str]) -> RunConfig {
         upstreams: upstreams.iter().map(|name| UpstreamId::parse(name).unwrap()).collect(),
         proof: ProofKind::Channel,
         hold_limit: Duration::from_secs(5),
+        start_patience: Duration::from_secs(2),
     }
 }
 
@@ -163,4 +164,60 @@ async fn without_proof_there_is_no_run() {
     world.simulated.power_off();
     assert!(matches!(run_in(&world, &["work"], &["sh", "-c", &touch]).await, Err(RunError::ControlPlane(_))));
     assert!(!out.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_plane_that_is_not_there_is_waited_for_and_then_named() {
+    let world = crate::fake::World::start().await;
+    world.go_away().await;
+    let error = run_in(&world, &["work"], &["true"]).await.unwrap_err();
+    assert!(matches!(&error, RunError::ControlPlane(error) if error.is_unreachable()), "{error}");
+    assert!(error.to_string().contains(&world.config().gateway), "{error}");
+    world.come_back().await;
+    assert_eq!(run_in(&world, &["work"], &["true"]).await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_is_not_there_is_named_and_nothing_starts() {
+    let world = crate::fake::World::start().await;
+    // A port that was free a moment ago and that nobody listens on.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let out = world.dir.path().join("out");
+    let touch: Vec<OsString> = ["sh", "-c", &format!(": > {}", out.display())].map(OsString::from).into();
+    let mut config = config(&world, &["work"]);
+    config.session.gateway = format!("https://127.0.0.1:{port}");
+    let clock = Arc::new(crate::fake::SharedClock(Arc::clone(&world.shared)));
+    let error = run(config, &touch, clock, Arc::new(crate::fake::SystemEntropy)).await.unwrap_err();
+    assert!(error.to_string().contains(&port.to_string()), "{error}");
+    assert!(!out.exists());
+}
+
+#[tokio::test]
+async fn patience_is_for_who_is_not_there_and_it_ends() {
+    struct Heard(std::sync::Mutex<Vec<String>>);
+    impl Notices for Heard {
+        fn say(&self, line: &str) {
+            self.0.lock().unwrap().push(line.to_owned());
+        }
+    }
+    let gone = || ControlPlaneError::Http(crate::http::HttpError::TimedOut("it".to_owned()));
+    let no = || ControlPlaneError::Key("no".to_owned());
+    tokio::time::pause();
+    let check = async |answers: Vec<Result<(), ControlPlaneError>>, tries: usize, good: bool, said: usize| {
+        let heard = Heard(std::sync::Mutex::default());
+        let answers = std::sync::Mutex::new(answers.into_iter());
+        let tried = std::sync::atomic::AtomicUsize::new(0);
+        let answer = patiently(Duration::from_secs(10), &heard, async || {
+            tried.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            answers.lock().unwrap().next().unwrap_or_else(|| Err(gone()))
+        });
+        assert_eq!(answer.await.is_ok(), good);
+        assert_eq!(tried.load(std::sync::atomic::Ordering::SeqCst), tries);
+        assert_eq!(heard.0.lock().unwrap().len(), said, "the person is told once");
+    };
+    check(vec![Ok(())], 1, true, 0).await;
+    check(vec![Err(gone()), Err(gone()), Ok(())], 3, true, 1).await;
+    check(vec![Err(no()), Ok(())], 1, false, 0).await;
+    check(vec![Err(gone()), Err(no())], 2, false, 1).await;
+    check(vec![], 8, false, 1).await;
 }

@@ -133,3 +133,139 @@ async fn secrets_do_not_show_in_debug_output() {
     let shown = format!("{session:?} {token:?} {:?}", world.config());
     assert!(!shown.contains(token.expose()) && !shown.contains("private"), "{shown}");
 }
+
+/// Waits for what happens beside us.
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let waiting = async {
+        let mut step = tokio::time::interval(std::time::Duration::from_millis(5));
+        while !holds() {
+            step.tick().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), waiting).await.expect(what);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_in_use_is_renewed_beside_the_calls_and_one_that_nobody_uses_is_not() {
+    let world = World::start().await;
+    let session = world.session().await;
+    let first = session.token(&upstream("work")).await.unwrap();
+    world.shared.clock.advance(199);
+    session.token(&upstream("work")).await.unwrap();
+    world.shared.clock.advance(1);
+    assert_eq!(counts(&world), (1, 1), "no call, no renewal");
+
+    let again = session.token(&upstream("work")).await.unwrap();
+    assert_eq!(again.expose(), first.expose(), "the call does not wait");
+    for _ in 0..20 {
+        session.token(&upstream("work")).await.unwrap();
+    }
+    let slot = session.slot(&upstream("work"));
+    until("the token is renewed", || session.current(&slot).unwrap().expose() != first.expose()).await;
+    let second = session.token(&upstream("work")).await.unwrap();
+    assert_eq!(
+        (counts(&world), statement(&second).as_str()),
+        ((2, 2), "statement 2"),
+        "one request, a whole life"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_in_the_background_that_fails_disturbs_no_call_and_is_not_tried_with_each() {
+    let world = World::start().await;
+    let session = world.session().await;
+    let first = session.token(&upstream("work")).await.unwrap();
+    world.shared.clock.advance(210);
+    world.shared.corrections.lock().push_back(("unauthorized_client", "x-none", ""));
+    for _ in 0..20 {
+        assert_eq!(session.token(&upstream("work")).await.unwrap().expose(), first.expose());
+    }
+    let slot = session.slot(&upstream("work"));
+    // Nobody renews any more, and when it may be tried again is noted.
+    until("the renewal failed", || slot.renewal.try_lock().is_ok_and(|turn| turn.is_some())).await;
+    session.token(&upstream("work")).await.unwrap();
+    assert!(slot.renewal.try_lock().is_ok(), "not yet again");
+    world.shared.clock.advance(RETRY_SECS);
+    session.token(&upstream("work")).await.unwrap();
+    until("it is tried again", || session.current(&slot).unwrap().expose() != first.expose()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_lived_certificate_is_renewed_in_time_while_the_agent_does_nothing() {
+    let world = World::start().await;
+    world.shared.authority.lock().certificate_secs = 60;
+    let session = world.enrolled_session().await;
+    session.token(&upstream("work")).await.unwrap();
+    let kept = || session.state.certificate().unwrap();
+    let first = kept();
+    let keeping = tokio::spawn(Arc::clone(&session).keep_certificate(std::time::Duration::from_millis(5)));
+    for round in 0..3 {
+        let before = kept();
+        world.shared.clock.advance(39);
+        session.token(&upstream("work")).await.unwrap();
+        assert!(round > 0 || kept() == first, "not before two thirds of its life");
+        world.shared.clock.advance(2);
+        until("the certificate is renewed", || kept() != before).await;
+    }
+    world.shared.clock.advance(5);
+    session.reach_gateway().await.unwrap();
+    session.token(&upstream("mail")).await.unwrap();
+    keeping.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_slept_longer_than_its_certificate_lives_comes_back() {
+    let world = World::start().await;
+    let session = world.enrolled_session().await;
+    session.token(&upstream("work")).await.unwrap();
+    world.shared.clock.advance(7200);
+    session.token(&upstream("work")).await.unwrap();
+
+    // Also with the next run.
+    world.shared.clock.advance(7200);
+    let session = world.session_again().await;
+    session.reattest().await.unwrap();
+    session.token(&upstream("work")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_that_fails_is_tried_again_and_an_expired_certificate_is_an_error() {
+    let world = World::start().await;
+    let session = world.enrolled_session().await;
+    let broken = || ("/acme/new-order", 503, serde_json::json!({"error": "audit_unavailable"}));
+    let interrupt = || world.shared.authority.lock().interruptions.push_back(broken());
+    let kept = || session.state.certificate().unwrap();
+    let first = kept();
+    world.shared.clock.advance(2500);
+    interrupt();
+    session.ensure_certificate().await.unwrap();
+    session.ensure_certificate().await.unwrap();
+    assert_eq!(kept(), first, "tried once, and not again at once");
+    world.shared.clock.advance(60);
+    session.ensure_certificate().await.unwrap();
+    assert_ne!(kept(), first);
+
+    world.shared.clock.advance(3601);
+    interrupt();
+    let error = session.token(&upstream("work")).await.unwrap_err();
+    assert!(error.to_string().contains("audit_unavailable"), "{error}");
+    session.token(&upstream("work")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_callers_with_a_refused_certificate_cause_one_new_one() {
+    let world = World::start().await;
+    let session = world.enrolled_session().await;
+    // Time has to pass for the new one to be told from the old one.
+    world.shared.clock.advance(1);
+    let callers: Vec<_> = (0..5)
+        .map(|_| {
+            let session = Arc::clone(&session);
+            tokio::spawn(async move { session.renew_certificate().await.unwrap() })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    assert_eq!(world.shared.authority.lock().issued, 2, "enrollment's, and one more");
+}

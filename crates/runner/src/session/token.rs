@@ -134,8 +134,13 @@ impl Session {
             // RFC 9449 §5: a token of another type would not be bound to A.
             return Err(self.server.protocol(STEP, "a token that is not bound to a key"));
         }
-        let expires_at = self.clock.now().plus_secs(granted.expires_in);
-        Ok(Token { text: granted.access_token, expires_at, statement: statement.serial })
+        let now = self.clock.now();
+        Ok(Token {
+            text: granted.access_token,
+            renew_at: now.plus_secs(granted.expires_in / 3 * 2),
+            expires_at: now.plus_secs(granted.expires_in),
+            statement: statement.serial,
+        })
     }
 
     fn remember_nonce(&self, headers: &HeaderMap) {
