@@ -2,10 +2,12 @@
 //!
 //! The agent speaks plain MCP to it and holds nothing but its URL. The proxy decides nothing about calls: it lets in only
 //! its own user's programs that know the path, adds the proofs, answers the gateway's challenges, and passes bytes on.
+//! A refusal of a call is an answer to the agent (JSON-RPC, status 200); only who does not get in is refused with a status.
 
 mod door;
 mod forward;
 mod peer;
+mod refusal;
 mod reply;
 
 use std::net::{Ipv4Addr, SocketAddr};

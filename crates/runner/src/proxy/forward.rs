@@ -14,6 +14,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 
+use super::refusal::{Asked, Refused};
 use super::reply;
 use super::{AgentBody, Notices, ProofKind};
 use crate::control_plane::ControlPlaneError;
@@ -30,8 +31,6 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(600);
 const APPROVAL_INTERVAL: Duration = Duration::from_secs(1);
 /// The largest refusal that is read here instead of being passed on as a stream.
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
-/// JSON-RPC code of "a person must be asked".
-const APPROVAL_REQUIRED: i64 = -32001;
 
 /// Carries calls for one session.
 pub struct Forwarder {
@@ -64,10 +63,12 @@ enum ForwardError {
 enum Answer {
     /// For the agent.
     Final(Box<Response<AgentBody>>),
-    /// 401: what the gateway wants to see, and the refusal in case that it cannot be shown.
-    Challenge(Wanted, Bytes),
-    /// 403 -32001: a person is being asked.
-    Approval(Asked, Bytes),
+    /// What the gateway wants to see, and its refusal in case that it cannot be shown.
+    Challenge(Wanted, Refused),
+    /// A person is being asked.
+    Approval(Asked, Refused),
+    /// No.
+    Refused(Refused),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,14 +76,9 @@ enum Wanted {
     NewToken,
     NewStatement,
     NewProof,
+    NewCertificate,
     Nonce,
     Unknown,
-}
-
-/// A person who was asked.
-struct Asked {
-    id: String,
-    url: String,
 }
 
 impl Forwarder {
@@ -116,8 +112,8 @@ impl Forwarder {
     async fn carry(&self, call: &Call<'_>) -> Result<Response<AgentBody>, ForwardError> {
         match self.answer_challenges(call, None).await? {
             Answer::Final(response) => Ok(*response),
-            Answer::Challenge(_, refusal) => Ok(unanswerable(call, refusal)),
-            Answer::Approval(asked, refusal) => self.hold(call, asked, refusal).await,
+            Answer::Challenge(_, refused) | Answer::Refused(refused) => Ok(refused.into_response(&call.body)),
+            Answer::Approval(asked, refused) => self.hold(call, asked, refused).await,
         }
     }
 
@@ -127,9 +123,9 @@ impl Forwarder {
         &self,
         call: &Call<'_>,
         asked: Asked,
-        refusal: Bytes,
+        refused: Refused,
     ) -> Result<Response<AgentBody>, ForwardError> {
-        let mut latest = refusal;
+        let mut latest = refused;
         let waiting = async {
             let mut interval = tokio::time::interval(APPROVAL_INTERVAL);
             let mut asked = asked;
@@ -138,9 +134,11 @@ impl Forwarder {
                 interval.tick().await;
                 match self.answer_challenges(call, Some(&asked.id)).await? {
                     Answer::Final(response) => return Ok(*response),
-                    Answer::Challenge(_, refusal) => return Ok(unanswerable(call, refusal)),
-                    Answer::Approval(again, refusal) => {
-                        latest = refusal;
+                    Answer::Challenge(_, refused) | Answer::Refused(refused) => {
+                        return Ok(refused.into_response(&call.body));
+                    }
+                    Answer::Approval(again, refused) => {
+                        latest = refused;
                         if again.id != asked.id {
                             asked = again;
                             self.tell(call, &asked);
@@ -151,12 +149,12 @@ impl Forwarder {
         };
         match tokio::time::timeout(self.hold_limit, waiting).await {
             Ok(answer) => answer,
-            Err(_) => Ok(reply::whole(StatusCode::FORBIDDEN, latest)),
+            Err(_) => Ok(latest.into_response(&call.body)),
         }
     }
 
     fn tell(&self, call: &Call<'_>, asked: &Asked) {
-        let place = if is_web_url(&asked.url) { &asked.url } else { &asked.id };
+        let place = if asked.url.is_empty() { &asked.id } else { &asked.url };
         let line = format!("{} waits for a person's approval: {place}", call.upstream);
         self.notices.say(&line.chars().filter(|character| !character.is_control()).collect::<String>());
     }
@@ -185,6 +183,7 @@ impl Forwarder {
             match wanted {
                 Wanted::NewToken => token = self.session.replace(call.upstream, &token, false).await?,
                 Wanted::NewStatement => token = self.session.replace(call.upstream, &token, true).await?,
+                Wanted::NewCertificate => self.session.renew_certificate().await?,
                 Wanted::Nonce => every_call = true,
                 Wanted::NewProof => {
                     // A new connection first; if its proof is refused too, this gateway wants one per call.
@@ -243,14 +242,20 @@ impl Forwarder {
         match response.status() {
             StatusCode::UNAUTHORIZED => {
                 let wanted = self.wanted(response.headers());
-                Ok(Answer::Challenge(wanted, self.refusal(response).await?))
+                Ok(Answer::Challenge(wanted, self.refused(response).await?))
             }
             StatusCode::FORBIDDEN => {
-                let refusal = self.refusal(response).await?;
-                Ok(match asked(&refusal) {
-                    Some(asked) => Answer::Approval(asked, refusal),
-                    None => Answer::Final(Box::new(reply::whole(StatusCode::FORBIDDEN, refusal))),
+                let refused = self.refused(response).await?;
+                Ok(match refused.asked() {
+                    Some(asked) => Answer::Approval(asked, refused),
+                    None if refused.wants_new_certificate() => {
+                        Answer::Challenge(Wanted::NewCertificate, refused)
+                    }
+                    None => Answer::Refused(refused),
                 })
+            }
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => {
+                Ok(Answer::Refused(self.refused(response).await?))
             }
             _ => {
                 let (mut head, body) = response.into_parts();
@@ -260,10 +265,13 @@ impl Forwarder {
         }
     }
 
-    async fn refusal(&self, response: Response<ReplyBody>) -> Result<Bytes, ForwardError> {
+    async fn refused(&self, response: Response<ReplyBody>) -> Result<Refused, ForwardError> {
+        let status = response.status();
         let read = Limited::new(response.into_body(), MAX_REFUSAL_BYTES).collect().await;
         let gateway = self.session.gateway().to_string();
-        Ok(read.map_err(|error| HttpError::Broken { origin: gateway, why: error.to_string() })?.to_bytes())
+        let body =
+            read.map_err(|error| HttpError::Broken { origin: gateway, why: error.to_string() })?.to_bytes();
+        Ok(Refused { status, body })
     }
 
     /// What a 401 asks for (RFC 9449 §7.1 and §9, RFC 9470 §3).
@@ -291,60 +299,6 @@ impl Forwarder {
 fn explain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
-/// A challenge that we cannot meet is a refusal for the agent. Not as a 401: the agent has nothing to authenticate with, and
-/// would only begin to ask its person for a login.
-fn unanswerable(call: &Call<'_>, refusal: Bytes) -> Response<AgentBody> {
-    if parse_refusal(&refusal).is_some() {
-        return reply::whole(StatusCode::FORBIDDEN, refusal);
-    }
-    let reason = "the gateway does not accept what this machine and this run can prove";
-    reply::error(StatusCode::FORBIDDEN, &call.body, "runner.refused", reason)
-}
-
-#[derive(serde::Deserialize)]
-struct Refusal {
-    error: RpcError,
-}
-
-#[derive(serde::Deserialize)]
-struct RpcError {
-    code: i64,
-    #[serde(default)]
-    data: Option<RefusalDetail>,
-}
-
-#[derive(serde::Deserialize)]
-struct RefusalDetail {
-    #[serde(default)]
-    approval: Option<AskedDetail>,
-}
-
-#[derive(serde::Deserialize)]
-struct AskedDetail {
-    id: countersign_proto::id::ApprovalId,
-    #[serde(default)]
-    url: String,
-}
-
-fn parse_refusal(body: &Bytes) -> Option<Refusal> {
-    countersign_proto::json::typed(body, &countersign_proto::json::Limits::DEFAULT).ok()
-}
-
-fn asked(body: &Bytes) -> Option<Asked> {
-    let error = parse_refusal(body)?.error;
-    if error.code != APPROVAL_REQUIRED {
-        return None;
-    }
-    let approval = error.data?.approval?;
-    Some(Asked { id: approval.id.as_str().to_owned(), url: approval.url })
-}
-
-/// A URL that is safe to show and to click on: http or https, visible ASCII only.
-fn is_web_url(url: &str) -> bool {
-    let (https, http) = (url.starts_with("https://"), url.starts_with("http://"));
-    (https || http) && url.len() <= 2048 && url.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// What of the agent's headers reaches the gateway: content negotiation and MCP's own. No credential, no cookie, and

@@ -29,10 +29,22 @@ fn work() -> UpstreamId {
 
 async fn bench_with(proof: ProofKind, hold_limit: Duration) -> Bench {
     let world = World::start().await;
+    let session = world.session().await;
+    bench_of(world, session, proof, hold_limit).await
+}
+
+/// With a certificate that can be renewed.
+async fn enrolled_bench() -> Bench {
+    let world = World::start().await;
+    let session = world.enrolled_session().await;
+    bench_of(world, session, ProofKind::Channel, DEFAULT_HOLD_LIMIT).await
+}
+
+async fn bench_of(world: World, session: Arc<Session>, proof: ProofKind, hold_limit: Duration) -> Bench {
     let heard = Arc::new(Heard::default());
     let notices = Arc::clone(&heard) as Arc<dyn Notices>;
     let config = ProxyConfig { upstreams: vec![work()], proof, hold_limit, notices };
-    let proxy = Proxy::start(world.session().await, config, &SystemEntropy).await.unwrap();
+    let proxy = Proxy::start(session, config, &SystemEntropy).await.unwrap();
     Bench { world, proxy, heard }
 }
 
@@ -56,6 +68,10 @@ impl Bench {
     async fn send(&self, request: http::request::Builder) -> (StatusCode, Value) {
         let answer = ask(self.proxy.address(), request.body(Full::from(CALL)).unwrap()).await;
         (answer.status(), serde_json::from_slice(answer.body()).unwrap_or(Value::Null))
+    }
+
+    async fn proxy_call(&self) -> StatusCode {
+        self.send(self.request()).await.0
     }
 
     /// A call while the gateway is in these moods, one after the other.
@@ -252,8 +268,8 @@ async fn a_challenge_that_does_not_end_is_a_refusal_after_two_answers() {
     let bench = bench().await;
     let stale = || Mood::Challenge("insufficient_user_authentication", None);
     let (status, body) = bench.call(vec![stale(), stale(), stale(), fine()]).await;
-    assert_eq!(status, StatusCode::FORBIDDEN, "and not a 401, which agents answer with a login");
-    assert_eq!(body["error"]["data"]["code"], "pop.invalid");
+    assert_eq!(status, StatusCode::OK, "and not a 401, which agents answer with a login");
+    assert_eq!((&body["id"], &body["error"]["data"]["code"]), (&json!(7), &json!("pop.invalid")));
     assert_eq!(bench.seen().len(), 3);
 }
 
@@ -274,22 +290,98 @@ async fn a_call_that_waits_for_a_person_is_held_and_then_goes_through() {
 async fn a_refused_approval_is_the_agents_answer() {
     let bench = bench().await;
     let (status, body) = bench.call(vec![Mood::Approval("apr_1"), Mood::Denied]).await;
-    assert_eq!((status, &body["error"]["code"]), (StatusCode::FORBIDDEN, &json!(-32003)));
+    assert_eq!((status, &body["error"]["code"]), (StatusCode::OK, &json!(-32003)));
+}
+
+#[tokio::test]
+async fn a_refused_request_is_an_answer_and_a_refused_notification_has_none() {
+    let bench = bench().await;
+    let (status, body) = bench.call(vec![Mood::Denied]).await;
+    assert_eq!((status, &body["id"]), (StatusCode::OK, &json!(7)));
+    assert_eq!(
+        body["error"]["message"],
+        "policy does not permit this call; trying again will not help; go on without this call or ask the person you work for (policy.denied, decision dec_1)"
+    );
+    let unwaited = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
+    for (method, body) in [("POST", unwaited), ("GET", ""), ("DELETE", "")] {
+        bench.world.shared.script.lock().push_back(Mood::Denied);
+        let request = bench.request().method(method).body(Full::from(body)).unwrap();
+        let answer = ask(bench.proxy.address(), request).await;
+        assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{method} {body}");
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_not_well_is_an_answer_too() {
+    let bench = bench().await;
+    for (status, body, code) in [
+        (
+            503,
+            r#"{"jsonrpc":"2.0","id":7,"error":{"code":-32005,"message":"m","data":{"code":"snapshot.stale"}}}"#,
+            "snapshot.stale",
+        ),
+        (502, "<html>bad gateway</html>", "runner.gateway"),
+        (403, "no", "runner.refused"),
+    ] {
+        let (got, answer) = bench.call(vec![Mood::Unwell(status, body)]).await;
+        assert_eq!((got, &answer["error"]["data"]["code"]), (StatusCode::OK, &json!(code)), "{answer}");
+    }
+    // A fault of the message itself keeps the status that MCP gives it.
+    let (got, _) = bench.call(vec![Mood::Unwell(400, "{}")]).await;
+    assert_eq!(got, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn a_certificate_that_the_gateway_no_longer_takes_is_renewed_and_shown_on_a_new_connection() {
+    let bench = enrolled_bench().await;
+    assert_eq!(bench.call(vec![fine()]).await.0, StatusCode::OK);
+    let expired = r#"{"jsonrpc":"2.0","id":7,"error":{"code":-32003,"message":"m","data":{"code":"machine.cert_expired","decision":"dec_1"}}}"#;
+    let (status, body) = bench.call(vec![Mood::Unwell(403, expired), fine()]).await;
+    assert_eq!((status, &body["result"]["ok"]), (StatusCode::OK, &json!(true)), "{body}");
+    let seen = bench.seen();
+    assert_ne!(seen[1].connection, seen[2].connection);
+    assert_ne!(seen[1].certificate, seen[2].certificate);
+    assert!(seen.iter().all(|seen| seen.machine));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_restarts_is_not_noticed_and_one_that_is_gone_is_an_answer() {
+    let bench = bench().await;
+    assert_eq!(bench.call(vec![fine()]).await.0, StatusCode::OK);
+    bench.world.go_away().await;
+    let (status, body) = bench.call(vec![]).await;
+    assert_eq!(
+        (status, &body["error"]["data"]["code"]),
+        (StatusCode::OK, &json!("runner.gateway")),
+        "{body}"
+    );
+    assert!(body["error"]["message"].as_str().unwrap().contains("check that it runs"), "{body}");
+    assert_eq!(bench.seen().len(), 1, "nothing was sent");
+
+    bench.world.come_back().await;
+    assert_eq!(bench.call(vec![fine()]).await.0, StatusCode::OK);
+
+    // Away when the call is made, back before the patience with it is over.
+    bench.world.go_away().await;
+    let (answer, ()) = tokio::join!(bench.proxy_call(), bench.world.come_back());
+    assert_eq!(answer, StatusCode::OK);
 }
 
 #[tokio::test]
 async fn an_approval_that_takes_too_long_is_given_back_to_the_agent() {
     let bench = bench_with(ProofKind::Channel, Duration::from_millis(300)).await;
     let (status, body) = bench.call(vec![Mood::Approval("apr_1"), Mood::Silence]).await;
-    assert_eq!(status, StatusCode::FORBIDDEN);
+    assert_eq!((status, &body["error"]["code"]), (StatusCode::OK, &json!(-32001)));
     assert_eq!(body["error"]["data"]["approval"]["id"], "apr_1");
+    let message = body["error"]["message"].as_str().unwrap();
+    assert!(message.contains("http://localhost:1/approvals/apr_1") && message.contains("dec_1"), "{message}");
 }
 
 #[tokio::test]
 async fn a_call_whose_fate_is_unknown_is_not_sent_again() {
     let bench = bench().await;
     let (status, body) = bench.call(vec![Mood::Close, fine()]).await;
-    assert_eq!((status, &body["error"]["data"]["code"]), (StatusCode::BAD_GATEWAY, &json!("runner.gateway")));
+    assert_eq!((status, &body["error"]["data"]["code"]), (StatusCode::OK, &json!("runner.gateway")));
     assert_eq!(body["id"], 7, "the agent can tell which call it was");
     assert_eq!(bench.seen().len(), 1);
 }
@@ -323,10 +415,7 @@ async fn without_its_tpm_the_machine_cannot_renew_and_the_agent_is_told() {
     bench.world.simulated.power_off();
     bench.world.shared.clock.advance(400);
     let (status, body) = bench.call(vec![fine()]).await;
-    assert_eq!(
-        (status, &body["error"]["data"]["code"]),
-        (StatusCode::SERVICE_UNAVAILABLE, &json!("runner.credentials"))
-    );
+    assert_eq!((status, &body["error"]["data"]["code"]), (StatusCode::OK, &json!("runner.credentials")));
     assert_eq!(bench.seen().len(), 1);
 }
 
