@@ -12,7 +12,7 @@ mod story;
 
 use std::path::Path;
 
-use countersign_testkit::world::World;
+use countersign_testkit::world::{ToolServer, World};
 
 /// A world of its own for one test, and the folder that holds it.
 struct Stage {
@@ -22,12 +22,20 @@ struct Stage {
 
 impl Stage {
     fn new() -> Self {
+        Self::with(ToolServer::TypeScript)
+    }
+
+    fn with(tool_server: ToolServer) -> Self {
+        let folder = tempfile::Builder::new().prefix("countersign-e2e-").tempdir().expect("a folder");
+        Self::in_folder(folder, tool_server)
+    }
+
+    fn in_folder(folder: tempfile::TempDir, tool_server: ToolServer) -> Self {
         // Whoever comes first installs it; all install the same one.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let folder = tempfile::Builder::new().prefix("countersign-e2e-").tempdir().expect("a folder");
         let binary = Path::new(env!("CARGO_BIN_EXE_countersign"));
-        let world =
-            World::start(folder.path(), binary).expect("a world; `cargo xtask setup` installs what it needs");
+        let world = World::start_with(folder.path(), binary, tool_server)
+            .expect("a world; `cargo xtask setup` installs what it needs");
         Self { world, _folder: folder }
     }
 }

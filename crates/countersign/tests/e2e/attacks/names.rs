@@ -65,7 +65,7 @@ fn no_strange_members(admin: &std::path::Path, task: &str) {
             json!({ "agent": "scribe", "purpose": "x", "upstream": "work", "tools": tool, "max_calls": 1, "expires_in_secs": 60 }),
             "sponsor",
         ),
-        ("/admin/v1/policies", json!({ "cedar": "permit (principal, action, resource);" }), "revision"),
+        ("/admin/v1/policies", json!({ "cedar": "@id(\"all\") permit (principal, action, resource);" }), "revision"),
         ("/admin/v1/agents/scribe/suspend", json!({ "reason": "x" }), "state"),
         ("/admin/v1/agents/scribe/resume", json!({ "reason": "x" }), "state"),
         ("/admin/v1/machines/laptop/lock", json!({ "reason": "x" }), "id"),
