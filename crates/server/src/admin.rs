@@ -32,7 +32,7 @@ use crate::listen::Peer;
 use crate::plane::{Plane, Trouble};
 pub(crate) use status::status_router;
 
-/// Largest admin request: a policy set of 1 MiB and its JSON escapes.
+/// Largest admin request, but for policies.
 const ADMIN_BODY_BYTES: usize = 2 * 1024 * 1024;
 /// Longest free text an administrator may leave in a record.
 const TEXT_CHARS: usize = 500;
@@ -61,6 +61,7 @@ pub(crate) fn router(plane: Arc<Plane>) -> Router {
         .route("/admin/v1/tasks", get(tasks::list_tasks).post(tasks::create_task))
         .route("/admin/v1/tasks/{id}/revoke", post(tasks::revoke_task))
         .route("/admin/v1/policies", get(policies::active_policy).post(policies::activate_policy))
+        .route("/admin/v1/policies/{revision}", get(policies::policy_revision))
         .route("/admin/v1/upstreams", get(upstreams::list_upstreams))
         .route("/admin/v1/upstreams/{id}/tools/{tool}/approve", post(upstreams::approve_tool))
         .route("/admin/v1/approvals", get(tasks::list_approvals))
@@ -156,14 +157,14 @@ impl IntoResponse for AdminError {
 }
 
 /// A strict JSON body.
-pub(crate) struct Strict<T>(pub(crate) T);
+pub(crate) struct Strict<T, const BYTES: usize = ADMIN_BODY_BYTES>(pub(crate) T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Strict<T> {
+impl<T: DeserializeOwned, S: Send + Sync, const BYTES: usize> FromRequest<S> for Strict<T, BYTES> {
     type Rejection = AdminError;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, AdminError> {
         let (parts, body) = request.into_parts();
-        match read_json(&parts.headers, body, ADMIN_BODY_BYTES).await {
+        match read_json(&parts.headers, body, BYTES).await {
             Ok(value) => Ok(Self(value)),
             Err(BodyError::ContentType) => Err(AdminError::ContentType),
             Err(BodyError::TooLarge) => Err(AdminError::TooLarge),

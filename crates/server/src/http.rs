@@ -51,7 +51,9 @@ pub(crate) async fn read_json<T: DeserializeOwned>(
         return Err(BodyError::ContentType);
     }
     let bytes = read(body, limit).await?;
-    json::typed(&bytes, &json::Limits::DEFAULT).map_err(|_| BodyError::Malformed)
+    // The bytes are bounded by what this endpoint takes, and only the other bounds are the format's.
+    let limits = json::Limits { max_bytes: limit, ..json::Limits::DEFAULT };
+    json::typed(&bytes, &limits).map_err(|_| BodyError::Malformed)
 }
 
 /// A JSON answer. Nothing we say may be cached unless the caller of this function overrides it.

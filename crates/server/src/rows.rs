@@ -208,12 +208,38 @@ impl Aggregate for RunRow {
     }
 }
 
-/// The active policy set.
+/// Which policy set is active.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct PolicyRow {
     pub(crate) revision: u64,
+    pub(crate) digest: Sha256Digest,
+}
+
+/// A policy set that was active once, or is. Kept: the log names sets by revision and digest, not by their text.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct PolicyTextRow {
+    pub(crate) revision: u64,
     pub(crate) cedar: String,
     pub(crate) digest: Sha256Digest,
+}
+
+impl PolicyTextRow {
+    /// The name of a revision, so that names sort as revisions do.
+    pub(crate) fn key(revision: u64) -> String {
+        format!("{revision:020}")
+    }
+
+    /// Before the first activation: no policy, which permits nothing.
+    pub(crate) fn none() -> Self {
+        Self { revision: 0, cedar: String::new(), digest: Sha256Digest::of(b"") }
+    }
+}
+
+impl Aggregate for PolicyTextRow {
+    const KIND: &'static str = "policy_text";
+    fn id(&self) -> String {
+        Self::key(self.revision)
+    }
 }
 
 impl PolicyRow {

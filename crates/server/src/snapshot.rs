@@ -26,7 +26,9 @@ use countersign_store::StoreError;
 use crate::keys::SigningKey;
 use crate::listen::{Stopping, stopped};
 use crate::plane::{Plane, Trouble};
-use crate::rows::{AgentRow, MachineRow, PolicyRow, PulseRow, RunRow, SnapshotVersionRow, TaskRow, ToolRow};
+use crate::rows::{
+    AgentRow, MachineRow, PolicyRow, PolicyTextRow, PulseRow, RunRow, SnapshotVersionRow, TaskRow, ToolRow,
+};
 
 /// What is out.
 #[derive(Default)]
@@ -183,8 +185,7 @@ pub(crate) async fn draft(plane: &Plane) -> Result<SnapshotBody, Trouble> {
             agents.insert(agent.id, entry);
         }
     }
-    let policies = plane.store.load::<PolicyRow>(PolicyRow::ID).await?;
-    let policies = policies.map_or_else(no_policy, |stored| stored.value);
+    let policies = active_policies(plane).await?;
     let mut body = SnapshotBody {
         version: 0,
         issuer: plane.settings.issuer.clone(),
@@ -250,9 +251,18 @@ pub(crate) fn place_tool(body: &mut SnapshotBody, tool: &ToolRow) {
     upstream.tools.insert(tool.name.clone(), ToolEntry { digest: definition.digest, state, input_schema });
 }
 
-/// Before the first activation: no policy, which permits nothing.
-pub(crate) fn no_policy() -> PolicyRow {
-    PolicyRow { revision: 0, cedar: String::new(), digest: Sha256Digest::of(b"") }
+/// The policy set in force, text included.
+pub(crate) async fn active_policies(plane: &Plane) -> Result<PolicyTextRow, Trouble> {
+    let Some(active) = plane.store.load::<PolicyRow>(PolicyRow::ID).await? else {
+        return Ok(PolicyTextRow::none());
+    };
+    policies_of(plane, active.value.revision).await?.ok_or(Trouble::Form("active policies"))
+}
+
+/// A policy set that is or was in force.
+pub(crate) async fn policies_of(plane: &Plane, revision: u64) -> Result<Option<PolicyTextRow>, Trouble> {
+    let text = plane.store.load::<PolicyTextRow>(&PolicyTextRow::key(revision)).await?;
+    Ok(text.map(|stored| stored.value))
 }
 
 /// How long a revoked run or task must stay in the table: no token outlives this.

@@ -218,3 +218,33 @@ async fn without_a_log_nothing_is_changed() {
     let agents: Value = harness.admin("GET", "/admin/v1/agents", json!({})).await.unwrap();
     assert_eq!(agents["agents"], json!([]));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_larger_than_a_record_can_still_be_activated_and_granted() {
+    let harness = with_sponsor().await;
+    post(&harness, "/admin/v1/agents", json!({"id": "bot", "sponsor": "alice"})).await.unwrap();
+    // A comment costs the compiler nothing; as large as a set may be, and escaped on the way.
+    let mut large = "@id(\"all\") permit(principal, action, resource);\n//".to_owned();
+    large.push_str(&"\"".repeat(countersign_policy::MAX_BUNDLE_BYTES - large.len()));
+    for (revision, cedar) in [(1, large.as_str()), (2, "")] {
+        let active = post(&harness, "/admin/v1/policies", json!({"cedar": cedar})).await.unwrap();
+        assert_eq!(active["revision"], revision);
+        assert_eq!(harness.snapshot().policies.cedar, cedar);
+    }
+    let old: Value = harness.admin("GET", "/admin/v1/policies/1", json!({})).await.unwrap();
+    assert_eq!(old["cedar"], large.as_str(), "old revisions are kept");
+    let never: Result<Value, _> = harness.admin("GET", "/admin/v1/policies/3", json!({})).await;
+    assert_eq!(never, Err(refused(404, "not_found")));
+    let records = harness.records_of("admin").await;
+    let activated = records.iter().find(|record| record["act"] == "policy.activate").unwrap();
+    assert_eq!(activated["policy"], json!(Sha256Digest::of(large.as_bytes())));
+
+    let paths: Vec<String> = (0..40).map(|number| format!("/srv/{number}/{}", "x".repeat(2000))).collect();
+    let task = json!({"agent": "bot", "purpose": "p", "upstream": "files", "max_calls": 1,
+        "tools": [{"name": "t", "args": {"path": {"one_of": paths}}}], "expires_in_secs": 60});
+    let granted = post(&harness, "/admin/v1/tasks", task).await.unwrap();
+    assert_eq!(granted["tools"][0]["args"]["path"]["one_of"].as_array().unwrap().len(), 40);
+    let records = harness.records_of("admin").await;
+    let created = records.iter().find(|record| record["act"] == "task.create").unwrap();
+    assert!(created["grant"].is_string() && created["task"] == granted["id"], "{created}");
+}

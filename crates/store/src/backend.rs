@@ -13,8 +13,8 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Longest identifier, index name or index value, in bytes.
 pub const MAX_KEY_BYTES: usize = 1024;
-/// Largest body of one row, in bytes.
-pub const MAX_BODY_BYTES: usize = 1 << 20;
+/// Largest body of one row, in bytes: a policy set of 8 MiB as JSON, where every byte may need an escape.
+pub const MAX_BODY_BYTES: usize = 17 << 20;
 /// Most operations in one transaction.
 pub const MAX_OPS: usize = 4096;
 /// Most ids one [`Backend::find`] answers. More are refused, never cut off: who looks for all must not miss one.

@@ -6,6 +6,7 @@ use axum::Extension;
 use axum::extract::{Path, State};
 use countersign_audit::Kind;
 use countersign_identity::task::TaskGrant;
+use countersign_proto::digest::Sha256Digest;
 use countersign_proto::id::{ApprovalId, TaskId};
 use countersign_proto::time::Timestamp;
 use serde_json::json;
@@ -61,7 +62,15 @@ pub(super) async fn create_task(
             TaskError::Expiry => "a task ends within 90 days",
         })
     })?;
-    let members = json!({"task": grant.id, "agent": grant.agent, "grant": grant});
+    // Constraints may be larger than a record, and hold values: the grant itself stays in the store, unchanged for ever
+    // but for its end.
+    let canonical =
+        countersign_proto::json::from_serde(&grant).map_err(|_| AdminError::Invalid("the grant"))?;
+    let members = json!({
+        "task": grant.id, "agent": grant.agent, "sponsor": grant.sponsor, "purpose": grant.purpose,
+        "locations": grant.locations, "tools": grant.tools.len(), "max_calls": grant.max_calls,
+        "expires_at": grant.expires_at, "grant": Sha256Digest::of(&canonical.to_jcs()),
+    });
     let tx = plane.store.transaction().expect(&agent).insert(&Row(grant.clone()));
     carry_out(&plane, &peer, Kind::Admin, "task.create", members, tx).await?;
     Ok(Reply(shown(grant, now)))
