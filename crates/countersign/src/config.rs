@@ -169,6 +169,8 @@ pub struct Upstream {
     pub ca_file: Option<PathBuf>,
     /// Who approves its tools.
     pub tool_review: ToolReview,
+    /// Plain HTTP off this machine was asked for.
+    pub insecure_plain_http: bool,
 }
 
 impl Config {
@@ -189,6 +191,12 @@ impl Config {
             }
             other => other,
         })
+    }
+
+    /// The weaker choices that were asked for, each as its key. They announce themselves at every start.
+    pub fn insecure(&self) -> impl Iterator<Item = String> {
+        let plain = self.upstreams.iter().filter(|upstream| upstream.insecure_plain_http);
+        plain.map(|upstream| format!("upstream {}: insecure_plain_http", upstream.id))
     }
 
     /// Checks the text of a file.
@@ -219,7 +227,10 @@ impl TryFrom<RawConfig> for Config {
             ));
         }
         if raw.status.as_ref().is_some_and(|status| !status.listen.ip().is_loopback()) {
-            return Err(invalid("status.listen", "must be a loopback address; let a scraper on this machine read it"));
+            return Err(invalid(
+                "status.listen",
+                "must be a loopback address; let a scraper on this machine read it",
+            ));
         }
         for (key, url) in
             [("server.public_url", &raw.server.public_url), ("gateway.public_url", &raw.gateway.public_url)]
@@ -287,6 +298,7 @@ impl TryFrom<RawUpstream> for Upstream {
             credential_file: raw.credential_file,
             ca_file: raw.ca_file,
             tool_review: raw.tool_review,
+            insecure_plain_http: raw.insecure_plain_http,
             id,
         })
     }

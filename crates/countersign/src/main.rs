@@ -9,6 +9,7 @@ mod config;
 mod exit;
 mod joint;
 mod output;
+mod remembered;
 mod secret_file;
 
 use std::process::ExitCode;
