@@ -30,6 +30,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::session::Session;
 use door::Door;
 use forward::Forwarder;
+use peer::Peer;
 
 /// The largest request body.
 const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;
@@ -144,13 +145,17 @@ async fn accept(listener: TcpListener, service: Arc<Service>) {
 
 async fn serve(stream: TcpStream, peer: SocketAddr, service: &Arc<Service>) {
     let _ = stream.set_nodelay(true);
-    let same_user = match stream.local_addr() {
-        Ok(local) => peer::is_own_user(peer, local).await,
-        Err(_) => false,
+    let owner = match stream.local_addr() {
+        Ok(local) => peer::of(peer, local).await,
+        Err(_) => Peer::Unknown,
     };
-    if !same_user {
-        tracing::warn!(%peer, "a program of another user tried to use this agent's proxy");
+    match owner {
+        Peer::OwnUser => {}
+        Peer::OtherUser => tracing::warn!(%peer, "a program of another user tried to use this agent's proxy"),
+        // Often a client that has closed the connection again.
+        Peer::Unknown => tracing::debug!(%peer, "nobody is known at the other end of a connection"),
     }
+    let same_user = owner == Peer::OwnUser;
     let handle = service_fn(move |request| {
         let service = Arc::clone(service);
         async move { Ok::<_, std::convert::Infallible>(answer(&service, same_user, request).await) }

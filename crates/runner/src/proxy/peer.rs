@@ -5,17 +5,28 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// Whether `peer`'s socket belongs to the user we run as.
-pub async fn is_own_user(peer: SocketAddr, local: SocketAddr) -> bool {
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A program of the user we run as.
+    OwnUser,
+    /// Somebody else's.
+    OtherUser,
+    /// Nobody any more, or nobody that the tables know.
+    Unknown,
+}
+
+/// Whose socket `peer` is.
+pub async fn of(peer: SocketAddr, local: SocketAddr) -> Peer {
     let own = rustix::process::geteuid().as_raw();
     for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
         if let Ok(rows) = tokio::fs::read_to_string(table).await
             && let Some(owner) = owner(&rows, peer, local)
         {
-            return owner == own;
+            return if owner == own { Peer::OwnUser } else { Peer::OtherUser };
         }
     }
-    false
+    Peer::Unknown
 }
 
 /// The owner of the established socket whose local end is `peer` and whose remote end is `local`.
