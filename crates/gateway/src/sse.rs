@@ -37,6 +37,7 @@ where
     B: hyper::body::Body<Data = Bytes> + Unpin,
 {
     let mut pending = Vec::new();
+    let mut events = Events::default();
     let mut total = 0_usize;
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| NoAnswer::BrokeOff)?.into_data() else { continue };
@@ -44,15 +45,16 @@ where
         if total > limit {
             return Err(NoAnswer::TooLarge);
         }
-        pending.extend_from_slice(&data);
         if is_event_stream {
-            while let Some((event, used)) = next_event(&pending) {
-                let found = event.as_deref().and_then(|text| answer_in(text, id, limit));
-                pending.drain(..used);
-                if let Some(answer) = found {
+            for &byte in &data {
+                if let Some(event) = events.push(byte)
+                    && let Some(answer) = answer_in(&event, id, limit)
+                {
                     return Ok(answer);
                 }
             }
+        } else {
+            pending.extend_from_slice(&data);
         }
     }
     if is_event_stream {
@@ -61,36 +63,45 @@ where
     answer_in(&pending, id, limit).ok_or(NoAnswer::NotAnAnswer)
 }
 
-/// The data of the first complete event and the bytes it took, `None` data for an event without any.
-fn next_event(bytes: &[u8]) -> Option<(Option<Vec<u8>>, usize)> {
-    let mut data: Option<Vec<u8>> = None;
-    let mut start = 0;
-    loop {
-        let length = bytes[start..].iter().position(|byte| matches!(byte, b'\n' | b'\r'))?;
-        let line = &bytes[start..start + length];
-        let mut next = start + length + 1;
-        if bytes[start + length] == b'\r' {
-            match bytes.get(next) {
-                Some(b'\n') => next += 1,
-                Some(_) => {}
-                // The line feed of this pair may still be on its way.
-                None => return None,
+/// An event stream, read byte by byte: every byte is looked at once, however it is cut into pieces.
+#[derive(Default)]
+struct Events {
+    line: Vec<u8>,
+    data: Option<Vec<u8>>,
+    /// The line just ended with a carriage return, whose line feed may follow.
+    after_return: bool,
+}
+
+impl Events {
+    /// The data of the event that this byte completes, if it has any.
+    fn push(&mut self, byte: u8) -> Option<Vec<u8>> {
+        let after_return = std::mem::replace(&mut self.after_return, byte == b'\r');
+        match byte {
+            b'\n' if after_return => None,
+            b'\n' | b'\r' => self.end_line(),
+            _ => {
+                self.line.push(byte);
+                None
             }
         }
-        start = next;
+    }
+
+    fn end_line(&mut self) -> Option<Vec<u8>> {
+        let line = std::mem::take(&mut self.line);
         if line.is_empty() {
-            return Some((data, start));
+            return self.data.take();
         }
         if let Some(value) = line.strip_prefix(b"data:") {
             let value = value.strip_prefix(b" ").unwrap_or(value);
-            match &mut data {
+            match &mut self.data {
                 Some(data) => {
                     data.push(b'\n');
                     data.extend_from_slice(value);
                 }
-                None => data = Some(value.to_vec()),
+                None => self.data = Some(value.to_vec()),
             }
         }
+        None
     }
 }
 
@@ -136,6 +147,34 @@ mod tests {
         .await;
         check(true, "data: {\"jsonrpc\":\"2.0\",\ndata: \"id\":1,\"result\":{}}\n\n", "result {}").await;
         check(false, r#"{"jsonrpc":"2.0","id":1,"error":{"code":-1}}"#, r#"error {"code":-1}"#).await;
+    }
+
+    /// A body that comes in pieces of one byte.
+    struct Trickle(std::vec::IntoIter<u8>);
+
+    impl hyper::body::Body for Trickle {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            mut self: std::pin::Pin<&mut Self>,
+            _context: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
+            std::task::Poll::Ready(
+                self.0.next().map(|byte| Ok(hyper::body::Frame::data(Bytes::copy_from_slice(&[byte])))),
+            )
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_byte_by_byte_is_read_once() {
+        let answer = r#"{"jsonrpc":"2.0","id":1,"result":{"a":1}}"#;
+        let body = format!(": {}\r\ndata: {answer}\r\n\r\n", "x".repeat(1 << 20)).into_bytes();
+        let limit = 2 << 20;
+        let started = std::time::Instant::now();
+        let read = read_answer(Trickle(body.into_iter()), true, &Id::Number(1), limit).await;
+        assert!(matches!(read, Ok(Answer::Result(_))), "{read:?}");
+        assert!(started.elapsed() < std::time::Duration::from_secs(5), "{:?}", started.elapsed());
     }
 
     #[tokio::test]
