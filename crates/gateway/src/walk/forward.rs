@@ -331,6 +331,9 @@ fn in_our_name(message: &McpRequest) -> McpRequest {
 
 /// What remains of what an upstream can do: tools, and the revisions we speak.
 fn cut_capabilities(mut result: Object) -> Object {
+    // Free text for the model that nobody reviewed and no pin covers: a changed one would be a changed tool
+    // description by another way.
+    result.remove("instructions");
     let tools = match result.remove("capabilities") {
         Some(Value::Object(mut capabilities)) => capabilities.remove("tools"),
         Some(_) | None => None,

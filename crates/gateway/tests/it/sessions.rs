@@ -30,6 +30,7 @@ async fn a_session_has_a_name_of_ours_and_says_nothing_of_the_upstreams() {
         "only what is reachable: {}",
         reply.text()
     );
+    assert!(!reply.text().contains("instructions"), "nobody reviewed them: {}", reply.text());
     {
         let seen = world.upstream.shared.seen.lock();
         let sent = String::from_utf8_lossy(&seen.last().unwrap().2).into_owned();
