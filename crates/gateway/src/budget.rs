@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use countersign_audit::{Kind, Record};
+use countersign_identity::task::MAX_TASK_SECS;
 use countersign_proto::id::TaskId;
 use countersign_proto::json::Value;
 use countersign_proto::time::Timestamp;
@@ -16,8 +17,8 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 const FILE: &str = "budgets.json";
-/// A task nobody called for this long is forgotten; its grant has long expired.
-const FORGET_AFTER_SECS: i64 = 30 * 24 * 3600;
+/// A task nobody called for this long is forgotten: longer than any grant lasts, or its budget would fill up again.
+const FORGET_AFTER_SECS: i64 = MAX_TASK_SECS + 24 * 3600;
 
 /// The counts of all tasks.
 pub(crate) struct Budgets {
@@ -31,12 +32,15 @@ struct Count {
     last: Timestamp,
 }
 
-/// One call taken from a task's budget before it is known whether it will be permitted.
+/// One call taken from a task's budget before it is known whether it will be permitted. Dropped, it gives the call
+/// back: denied, challenged, or the caller left before the verdict.
+#[must_use]
 pub(crate) struct Reservation {
     budgets: Arc<Budgets>,
     task: TaskId,
     /// Calls taken before this one.
     pub(crate) used_before: u64,
+    kept: bool,
 }
 
 impl Budgets {
@@ -50,10 +54,10 @@ impl Budgets {
         let used_before = count.calls;
         count.calls = count.calls.saturating_add(1);
         count.last = now;
-        Some(Reservation { budgets: self.clone(), task: task.clone(), used_before })
+        Some(Reservation { budgets: self.clone(), task: task.clone(), used_before, kept: false })
     }
 
-    /// Forgets tasks that nobody called for a month.
+    /// Forgets tasks whose grants have expired by now.
     pub(crate) fn prune(&self, now: Timestamp) {
         self.counts.lock().retain(|_, count| now.secs_since(count.last) < FORGET_AFTER_SECS);
     }
@@ -95,8 +99,17 @@ impl Budgets {
 }
 
 impl Reservation {
-    /// Gives the call back: it was not permitted.
-    pub(crate) fn release(self) {
+    /// The call was permitted: it counts for good.
+    pub(crate) fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
         let mut counts = self.budgets.counts.lock();
         if let Some(count) = counts.get_mut(&self.task) {
             count.calls = count.calls.saturating_sub(1);
@@ -179,9 +192,7 @@ mod tests {
 
     fn used(budgets: &Arc<Budgets>, name: &str) -> u64 {
         let reservation = budgets.reserve(&task(name), NOW).unwrap();
-        let used = reservation.used_before;
-        reservation.release();
-        used
+        reservation.used_before
     }
 
     fn fold(dir: &Path, log: &[Vec<u8>]) -> Arc<Budgets> {
@@ -215,13 +226,41 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let budgets = fold(dir.path(), &[]);
         let mut seen: Vec<u64> = std::thread::scope(|scope| {
-            let calls: Vec<_> = (0..8)
-                .map(|_| scope.spawn(|| budgets.reserve(&task("a"), NOW).unwrap().used_before))
-                .collect();
+            let call = || {
+                let reservation = budgets.reserve(&task("a"), NOW).unwrap();
+                let used = reservation.used_before;
+                reservation.keep();
+                used
+            };
+            let calls: Vec<_> = (0..8).map(|_| scope.spawn(call)).collect();
             calls.into_iter().map(|call| call.join().unwrap()).collect()
         });
         seen.sort_unstable();
         assert_eq!(seen, (0..8).collect::<Vec<u64>>());
+    }
+
+    #[test]
+    fn a_budget_is_remembered_for_as_long_as_a_task_can_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = vec![entry(Kind::Intent, "a")];
+        let budgets = fold(dir.path(), &log);
+        budgets.prune(NOW.plus_secs(MAX_TASK_SECS));
+        assert_eq!(used(&budgets, "a"), 1);
+        let late = NOW.plus_secs(MAX_TASK_SECS);
+        let entries = |from: u64| log[usize::try_from(from).unwrap()..].iter().cloned().map(Ok);
+        assert_eq!(used(&Budgets::fold(dir.path(), 1, 16, late, entries).unwrap(), "a"), 1);
+        budgets.prune(NOW.plus_secs(MAX_TASK_SECS + 2 * 24 * 3600));
+        assert_eq!(used(&budgets, "a"), 0, "and no longer");
+    }
+
+    #[test]
+    fn a_caller_who_leaves_before_the_verdict_costs_no_call() {
+        let dir = tempfile::tempdir().unwrap();
+        let budgets = fold(dir.path(), &[]);
+        drop(budgets.reserve(&task("a"), NOW).unwrap());
+        assert_eq!(budgets.reserve(&task("a"), NOW).unwrap().used_before, 0);
+        budgets.reserve(&task("a"), NOW).unwrap().keep();
+        assert_eq!(budgets.reserve(&task("a"), NOW).unwrap().used_before, 1);
     }
 
     #[test]

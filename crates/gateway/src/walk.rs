@@ -267,15 +267,14 @@ impl<'a> Trail<'a> {
         match self.record_and_reveal(decision).await {
             Ok(Verdict::Permit(permit)) => {
                 count_decision("permit", "");
+                reservation.keep();
                 Ok(permit)
             }
             Ok(Verdict::Deny(denial)) => {
-                reservation.release();
                 count_decision("deny", denial.code.as_str());
                 Err(Turn::Answered(refusal::denied(&denial, &self.asked())))
             }
             Ok(Verdict::Challenge(needed)) => {
-                reservation.release();
                 count_decision("challenge", "");
                 let result = if matches!(needed.needs, Needs::Approval) { "approval" } else { "fresh" };
                 metrics::counter!("cs_stepup_total", "agent" => bearer.agent.to_string(), "result" => result)
@@ -290,10 +289,7 @@ impl<'a> Trail<'a> {
                     }
                 }))
             }
-            Err(turn) => {
-                reservation.release();
-                Err(turn)
-            }
+            Err(turn) => Err(turn),
         }
     }
 
