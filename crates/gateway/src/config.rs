@@ -173,6 +173,8 @@ pub struct GatewayLimits {
     /// Verified tokens kept at a time.
     pub cached_tokens: usize,
     /// Legacy sessions at a time.
+    /// Time for one listing of an upstream's tools, all pages together.
+    pub listing_timeout: Duration,
     pub sessions: usize,
     /// Idle time after which a legacy session is forgotten, in seconds.
     pub session_idle_secs: i64,
@@ -210,6 +212,7 @@ impl Default for GatewayLimits {
             counted_tasks: 1 << 20,
             idle_upstream_connections: 64,
             relist_interval: Duration::from_secs(30),
+            listing_timeout: Duration::from_secs(30),
         }
     }
 }

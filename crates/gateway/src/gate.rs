@@ -89,7 +89,15 @@ impl Gate {
     /// Lists an upstream's tools, proposes what the snapshot does not know, and raises an alarm for changes.
     pub(crate) async fn list_tools(&self, side: &Side) -> Result<(), ListError> {
         let _turn = side.seen.turn.lock().await;
-        let (era, tools) = tools::list(&side.upstream, self.limits.listing_bytes).await?;
+        self.list_in_turn(side).await
+    }
+
+    async fn list_in_turn(&self, side: &Side) -> Result<(), ListError> {
+        // INVARIANT: the turn ends, whatever the upstream does; calls and the next listing wait for it.
+        let listing = tools::list(&side.upstream, self.limits.listing_bytes);
+        let (era, tools) = tokio::time::timeout(self.limits.listing_timeout, listing)
+            .await
+            .map_err(|_| ListError::Timeout)??;
         let held = self.standings.held();
         let entry = held.as_ref().and_then(|standing| standing.upstream(&side.upstream.id));
         let changed = side.seen.replace(era, &tools, entry);
@@ -107,7 +115,12 @@ impl Gate {
 
     /// Lists once if that was never done, so that no tool is called on the word of the snapshot alone.
     pub(crate) async fn ensure_listed(&self, side: &Side) -> Result<(), ListError> {
-        if side.seen.is_listed() { Ok(()) } else { self.list_tools(side).await }
+        if side.seen.is_listed() {
+            return Ok(());
+        }
+        let waiting = tokio::time::timeout(self.limits.listing_timeout, side.seen.turn.lock());
+        let _turn = waiting.await.map_err(|_| ListError::Timeout)?;
+        if side.seen.is_listed() { Ok(()) } else { self.list_in_turn(side).await }
     }
 
     pub(crate) async fn raise_changed(&self, upstream: &UpstreamId, changed: Vec<Changed>) {

@@ -49,6 +49,8 @@ pub(crate) enum ListError {
     #[error("the upstream answered with an error")]
     Refused,
     #[error("the upstream's list is not a list of tools, or has no end")]
+    #[error("the upstream did not list its tools in time")]
+    Timeout,
     Malformed,
 }
 
