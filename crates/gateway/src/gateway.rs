@@ -43,6 +43,8 @@ const TICK: Duration = Duration::from_millis(250);
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
 /// How soon an upstream that cannot be listed is tried again.
 const LIST_RETRY: Duration = Duration::from_secs(2);
+/// The least time between two listings that news asked for.
+const LIST_PACE: Duration = Duration::from_millis(500);
 /// How long a stop waits for open requests.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 /// Pause after the listener itself failed (no descriptors left).
@@ -281,6 +283,16 @@ impl Follower {
                 },
                 _ = ticks.tick() => {}
             }
+                changed = self.identity.changed(), if renewed => match changed {
+                    Ok(()) => {
+                        let roots = self.roots.clone();
+                        self.show(roots);
+                    }
+                    Err(_) => {
+                        tracing::warn!("nobody renews the certificate");
+                        renewed = false;
+                    }
+                },
             let now = self.gate.now();
             let fresh = self.gate.standings.fresh(now);
             if let Some(held) = self.gate.standings.held() {
@@ -349,7 +361,8 @@ impl Follower {
     }
 }
 
-/// Keeps an upstream's tools listed: until it first answers, then at intervals and after every new snapshot.
+/// Keeps an upstream's tools listed: until it first answers, then at intervals and whenever a caller's listing
+/// showed something new.
 async fn keep_listed(gate: Arc<Gate>, id: UpstreamId) {
     let Some(side) = gate.upstreams.get(&id) else { return };
     loop {
@@ -360,7 +373,15 @@ async fn keep_listed(gate: Arc<Gate>, id: UpstreamId) {
                 LIST_RETRY.min(gate.limits.relist_interval)
             }
         };
-        tokio::time::sleep(pause).await;
+        let news = async {
+            // An upstream that is different every time is still listed at a pace of ours.
+            tokio::time::sleep(LIST_PACE).await;
+            side.seen.news.notified().await;
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = news => {}
+        }
     }
 }
 

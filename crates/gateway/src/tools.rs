@@ -16,6 +16,7 @@ use countersign_proto::mcp::{
 use countersign_proto::snapshot::{ToolState, UpstreamEntry};
 use http::{HeaderValue, Method};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::control::ToolManifest;
 use crate::sse::{self, Answer, NoAnswer};
@@ -31,6 +32,8 @@ pub(crate) struct Seen {
     listing: Mutex<Option<Listing>>,
     /// One listing at a time.
     pub(crate) turn: tokio::sync::Mutex<()>,
+    /// A caller's listing showed what ours did not: list now instead of later.
+    pub(crate) news: Notify,
 }
 
 #[derive(Clone, Debug)]
@@ -46,11 +49,11 @@ pub(crate) enum ListError {
     Upstream(#[from] UpstreamError),
     #[error(transparent)]
     Answer(#[from] NoAnswer),
+    #[error("the upstream did not list its tools in time")]
+    Timeout,
     #[error("the upstream answered with an error")]
     Refused,
     #[error("the upstream's list is not a list of tools, or has no end")]
-    #[error("the upstream did not list its tools in time")]
-    Timeout,
     Malformed,
 }
 
@@ -64,7 +67,7 @@ pub(crate) struct Changed {
 
 impl Seen {
     pub(crate) fn new() -> Self {
-        Self { listing: Mutex::new(None), turn: tokio::sync::Mutex::new(()) }
+        Self { listing: Mutex::new(None), turn: tokio::sync::Mutex::new(()), news: Notify::new() }
     }
 
     pub(crate) fn is_listed(&self) -> bool {
@@ -117,12 +120,16 @@ impl Seen {
         changes(tools, entry, |tool| before.get(&tool.name) == Some(&tool.digest))
     }
 
-    /// Notes definitions that a caller's own listing showed.
+    /// Notes definitions that a caller's own listing showed, and asks for a listing of ours if any is news: only
+    /// what the gateway listed itself is proposed to the control plane.
     fn note(&self, tools: &[ToolManifest], entry: &UpstreamEntry) -> Vec<Changed> {
         let mut listing = self.listing.lock();
         let Some(listing) = listing.as_mut() else { return Vec::new() };
-        let changed =
-            changes(tools, Some(entry), |tool| listing.digests.get(&tool.name) == Some(&tool.digest));
+        let known = |tool: &ToolManifest| listing.digests.get(&tool.name) == Some(&tool.digest);
+        let changed = changes(tools, Some(entry), known);
+        if tools.iter().any(|tool| !known(tool)) {
+            self.news.notify_one();
+        }
         for change in &changed {
             listing.digests.insert(change.tool.clone(), change.seen);
         }
