@@ -16,7 +16,7 @@ use countersign_proto::b64;
 use countersign_proto::id::UpstreamId;
 use countersign_proto::json::Value;
 use countersign_proto::snapshot::SignedSnapshot;
-use countersign_proto::time::{Clock, Entropy};
+use countersign_proto::time::{Clock, Entropy, Timestamp};
 use quick_cache::sync::Cache;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
@@ -116,12 +116,13 @@ impl Gateway {
                 entries(&log, index)
             })?;
         let memory_secs = limits.proof_max_age_secs + 2 * limits.clock_skew_secs;
+        let proofs_until = proofs_until(&log, now, limits.clock_skew_secs)?;
         let gate = Arc::new(Gate {
             origin: config.public_origin,
             issuer: config.issuer.clone(),
             standings: Arc::new(Standings::new(config.snapshot_key, config.issuer)),
             tokens: Cache::new(limits.cached_tokens),
-            proofs: ProofMemory::new(limits.remembered_proofs, memory_secs, now),
+            proofs: ProofMemory::new(limits.remembered_proofs, memory_secs, now, proofs_until),
             budgets,
             sessions: Sessions::new(limits.sessions, limits.session_idle_secs, rng.clone()),
             upstreams,
@@ -411,3 +412,27 @@ fn entries(log: &Log, from: u64) -> impl Iterator<Item = Result<Vec<u8>, FoldErr
     log.entries_from(from)
         .map(|entry| entry.map(|(_index, bytes)| bytes).map_err(|error| FoldError(error.to_string())))
 }
+/// The latest second that a proof accepted before this start may be dated: `skew_secs` after the last recorded
+/// request that came with one, and not before `now`. Quick to find, because only the end of the log is that young.
+fn proofs_until(log: &Log, now: Timestamp, skew_secs: i64) -> Result<Timestamp, FoldError> {
+    const STEP: u64 = 1024;
+    let (mut until, mut end) = (now, log.published());
+    while end > 0 {
+        let start = end.saturating_sub(STEP);
+        let mut oldest = now;
+        for entry in entries(log, start).take(usize::try_from(end - start).unwrap_or(usize::MAX)) {
+            // What cannot be parsed is no record of ours; the counts pass over it, too.
+            let Ok((record, members)) = Record::parse(&entry?) else { continue };
+            oldest = oldest.min(record.at());
+            if members.get("agent_proof").and_then(Value::as_str) == Some("dpop") {
+                until = until.max(record.at().plus_secs(skew_secs));
+            }
+        }
+        if oldest < now.plus_secs(-skew_secs) {
+            break;
+        }
+        end = start;
+    }
+    Ok(until)
+}
+

@@ -140,7 +140,7 @@ impl<'a> Trail<'a> {
                 let permit = self.decide(side, standing.clone(), &who, &bearer, &call, &presented).await?;
                 Passage::Call(permit, call)
             }
-            None => Passage::Access(self.record_access(&route, message.as_ref(), &bearer).await?),
+            None => Passage::Access(self.record_access(&route, message.as_ref(), &who, &bearer).await?),
         };
 
         // Act.
@@ -310,6 +310,7 @@ impl<'a> Trail<'a> {
         route: &Route,
         message: Option<&McpRequest>,
         bearer: &Bearer,
+        who: &Countersigned,
     ) -> Result<Admitted, Turn> {
         let what = message.map_or(route.method(), |message| message.method().as_str());
         let record = Record::new(Kind::Access, self.now, self.gate.nonce())
@@ -318,6 +319,7 @@ impl<'a> Trail<'a> {
             .with("upstream", route.upstream().as_str())
             .with("agent", bearer.agent.as_str())
             .with("run", bearer.run.as_str())
+            .with("agent_proof", who.agent().proof_kind())
             .with("task", bearer.task.as_str())
             .with("machine", bearer.machine.as_str())
             .build()

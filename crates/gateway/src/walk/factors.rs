@@ -233,8 +233,8 @@ fn not_admitted(why: NotAdmitted) -> Stop {
         NotAdmitted::Replayed => {
             Stop::because(Code::PopReplayed, "this proof was used before").alarming(REPLAY)
         }
-        NotAdmitted::BeforeStart => {
-            Stop::because(Code::PopInvalid, "the proof was made before this gateway started")
+        NotAdmitted::Forgotten => {
+            Stop::because(Code::PopInvalid, "the proof is older than what this gateway remembers")
         }
         NotAdmitted::MemoryFull => Stop::because(Code::PopInvalid, "too many proofs to remember"),
     }

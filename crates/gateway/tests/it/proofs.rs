@@ -113,8 +113,21 @@ async fn a_restart_forgets_proofs_and_therefore_refuses_those_made_before() {
     let used = world.call("read", "{}");
     let unused = world.call("read", "{}");
     world.check_allowed(used.clone()).await;
+    let token = world.token_with(|_| {});
+    let ahead = dpop::prove(
+        &world.agent_key,
+        "POST",
+        RESOURCE,
+        Some(&token),
+        None,
+        "ahead",
+        world.now().plus_secs(world.limits.clock_skew_secs),
+    );
+    let ahead = world.call_with(&token, "read", "{}").header("dpop", &ahead.unwrap());
+    world.check_allowed(ahead.clone()).await;
     world.restart().await;
     world.check(used, "401 pop.invalid").await;
+    world.check(ahead, "401 pop.invalid").await;
     world.check(unused, "401 pop.invalid").await;
     world.check_allowed(world.call("read", "{}")).await;
 }

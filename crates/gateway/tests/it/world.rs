@@ -294,6 +294,8 @@ impl World {
         let mut body = self.body.lock();
         let entry = body.upstreams.get_mut(&github()).unwrap();
         for tool in tools {
+        // Proofs dated ahead may have been used before; from here on none made now was.
+        self.clock.advance_secs(self.limits.clock_skew_secs);
             let input_schema = tool.definition.as_object().unwrap().get("inputSchema").unwrap().clone();
             let pinned = ToolEntry { digest: tool.digest, state: ToolState::Pinned, input_schema };
             entry.tools.insert(tool.name.clone(), pinned);
