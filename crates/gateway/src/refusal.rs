@@ -232,7 +232,9 @@ const fn plain(code: Code) -> (StatusCode, i64, Option<&'static str>) {
         | Code::AgentKilled
         | Code::RunRevoked
         | Code::TaskRevoked
-        | Code::MachineRevoked => (StatusCode::UNAUTHORIZED, DENIED, Some("invalid_token")),
+        | Code::MachineRevoked
+        // A new token needs a new attestation, which settles it.
+        | Code::MachineReattest => (StatusCode::UNAUTHORIZED, DENIED, Some("invalid_token")),
         Code::PopMissing | Code::PopInvalid | Code::PopReplayed => {
             (StatusCode::UNAUTHORIZED, DENIED, Some("invalid_dpop_proof"))
         }

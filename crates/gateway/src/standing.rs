@@ -59,6 +59,8 @@ pub(crate) struct Bearer {
     pub(crate) task: TaskId,
     pub(crate) machine: MachineId,
     pub(crate) machine_jkt: Thumbprint,
+    /// The second of the attestation that the token stands on.
+    pub(crate) attested_at: i64,
     pub(crate) expires_at: Timestamp,
 }
 
@@ -247,6 +249,10 @@ impl Standing {
             MachineState::Active => {}
             MachineState::Locked => return Err(Code::MachineLocked),
             MachineState::Revoked => return Err(Code::MachineRevoked),
+        }
+        // A lock, a revocation or a new key ends what was attested before it, also when it is over.
+        if machine.outdates(bearer.attested_at) {
+            return Err(Code::MachineReattest);
         }
         if machine.jkt.ct_eq(&bearer.machine_jkt) { Ok(()) } else { Err(Code::BindMachineKey) }
     }

@@ -131,6 +131,7 @@ impl<'a> Trail<'a> {
         let machine = self.appraise_machine(&standing)?;
         let bearer = Bearer::of(&agent, &machine);
         let who = self.bind(agent, machine)?;
+        standing.still_bears(&bearer).map_err(|code| Stop::because(code, "no longer stands"))?;
         let session = self.session(presented.session.as_deref(), &bearer)?;
 
         // Decide, record, reveal.
@@ -266,8 +267,8 @@ impl<'a> Trail<'a> {
 
         match self.record_and_reveal(decision).await {
             Ok(Verdict::Permit(permit)) => {
-                count_decision("permit", "");
                 reservation.keep();
+                count_decision("permit", "");
                 Ok(permit)
             }
             Ok(Verdict::Deny(denial)) => {
@@ -309,8 +310,8 @@ impl<'a> Trail<'a> {
         &self,
         route: &Route,
         message: Option<&McpRequest>,
-        bearer: &Bearer,
         who: &Countersigned,
+        bearer: &Bearer,
     ) -> Result<Admitted, Turn> {
         let what = message.map_or(route.method(), |message| message.method().as_str());
         let record = Record::new(Kind::Access, self.now, self.gate.nonce())
@@ -318,8 +319,8 @@ impl<'a> Trail<'a> {
             .with("method", what)
             .with("upstream", route.upstream().as_str())
             .with("agent", bearer.agent.as_str())
-            .with("run", bearer.run.as_str())
             .with("agent_proof", who.agent().proof_kind())
+            .with("run", bearer.run.as_str())
             .with("task", bearer.task.as_str())
             .with("machine", bearer.machine.as_str())
             .build()

@@ -53,6 +53,7 @@ codes! {
     MachineUnknown = "machine.unknown", "the machine is not enrolled";
     MachineRevoked = "machine.revoked", "the machine is revoked";
     MachineLocked = "machine.locked", "the machine is locked";
+    MachineReattest = "machine.reattest", "the machine changed since it was attested";
     MachineCertExpired = "machine.cert_expired", "the machine certificate is not valid now";
     AgentUnknown = "agent.unknown", "the agent is not registered";
     AgentKilled = "agent.killed", "the agent was stopped";

@@ -171,6 +171,7 @@ impl Bearer {
             task: claims.txn.clone(),
             machine: machine.id().clone(),
             machine_jkt: machine.thumbprint(),
+            attested_at: claims.env.att_time,
             expires_at: countersign_proto::time::Timestamp::from_unix_secs(claims.exp),
         }
     }

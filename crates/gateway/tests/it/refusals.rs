@@ -178,6 +178,46 @@ async fn a_tool_that_changed_since_its_review_is_hidden_and_refused() {
     let alarm = records.iter().find(|record| text(record, "kind") == "alarm").unwrap();
     assert_eq!((text(alarm, "alarm"), text(alarm, "tool")), ("tool.changed", "read"));
     world.check(world.call("read", "{}"), "403 tool.changed").await;
+    // The next listing by interval is an hour away; what a caller's own listing showed is proposed now.
+    let proposed = world.next_proposal().await;
+    world.pin(&proposed);
+    world.publish(|_| {}).await;
+    world.check_allowed(world.call("read", "{}")).await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_never_ends_its_list_holds_up_nobody() {
+    let limits = countersign_gateway::GatewayLimits {
+        listing_timeout: std::time::Duration::from_millis(100),
+        ..crate::world::limits()
+    };
+    let mut world = World::with(true, limits).await;
+    world.upstream.shared.stalls.store(true, std::sync::atomic::Ordering::SeqCst);
+    world.restart().await;
+    let before = world.log.size();
+    let reply = world.send(world.call("read", "{}")).await;
+    assert_eq!(reply.status.as_u16(), 502, "{}", reply.text());
+    assert_eq!(text(&world.records_from(before).await[0], "code"), "upstream.failed");
+    world.upstream.shared.stalls.store(false, std::sync::atomic::Ordering::SeqCst);
+    world.check_allowed(world.call("read", "{}")).await;
+}
+
+#[tokio::test]
+async fn what_was_attested_before_a_lock_is_worth_nothing_after_it() {
+    let world = World::new().await;
+    let before = world.token_with(|_| {});
+    world.check_allowed(world.call_with(&before, "read", "{}")).await;
+    let changed_at = world.now().plus_millis(1);
+    world
+        .publish(move |body| body.machines.values_mut().for_each(|machine| machine.changed_at = changed_at))
+        .await;
+    let reply = world.send(world.call_with(&before, "read", "{}")).await;
+    assert!(reply.header("www-authenticate").contains(r#"error="invalid_token""#), "so a new one is fetched");
+    world.check(world.call_with(&before, "read", "{}"), "401 machine.reattest").await;
+    let listing = world.message(&before, &message("tools/list"), "tools/list");
+    world.check(listing, "401 machine.reattest").await;
+    world.clock.advance_secs(1);
+    world.check_allowed(world.call("read", "{}")).await;
 }
 
 #[tokio::test]
