@@ -3,6 +3,7 @@
 //! The gateway's own trait is implemented over this in the wiring crate, so that neither links the other.
 
 mod approvals;
+mod manifests;
 
 use std::sync::Arc;
 
@@ -16,18 +17,22 @@ use countersign_proto::jose::Thumbprint;
 use countersign_proto::json;
 use countersign_proto::snapshot::SignedSnapshot;
 use countersign_proto::time::Timestamp;
-use countersign_store::StoreError;
+use countersign_store::{StoreError, Tx};
 use serde_json::json;
 use tokio::sync::watch;
 
 use crate::plane::{Plane, Trouble};
-use crate::rows::{ToolDefinition, ToolRow};
+use crate::rows::{ToolCountRow, ToolDefinition, ToolRow};
 pub(crate) use approvals::{
     ApprovalRow, SignedRow, all_approvals, cancel_approvals, expire_approvals, members,
 };
 
-/// Most tools taken from one upstream.
+pub(crate) use manifests::Manifests;
+
+/// Most tools taken from one upstream at once.
 const MAX_TOOLS: usize = 1000;
+/// Most tools ever taken from one upstream, those that are gone included.
+const MAX_TOOLS_EVER: usize = 2000;
 /// Largest definition of one tool, serialized.
 const MAX_DEFINITION_BYTES: usize = 64 * 1024;
 
@@ -136,7 +141,8 @@ impl ServerControl {
     /// published at once (gateways refuse it) and waits for an administrator.
     ///
     /// # Errors
-    /// For an unknown upstream, too many or too large definitions, and when nothing could be stored.
+    /// For an unknown upstream, too many definitions at once, and when nothing could be stored. Definitions that are
+    /// too large, or more than an upstream may ever show, are left out, with one alarm an hour.
     pub async fn propose_tools(
         &self,
         upstream: &UpstreamId,
@@ -149,13 +155,22 @@ impl ServerControl {
         if tools.len() > MAX_TOOLS {
             return Err(ControlError::Refused("too many tools"));
         }
-        let mut changed = false;
+        let (mut changed, mut refused) = (false, None);
         for tool in tools {
-            changed |= self.propose_tool(upstream, config.first_sight, tool).await?;
+            match self.propose_tool(upstream, config.first_sight, tool).await {
+                Ok(now) => changed |= now,
+                // One that cannot be taken does not hide those after it. Gateways refuse what we do not know.
+                Err(ControlError::Refused(why)) => refused = Some(why),
+                Err(error) => return Err(error),
+            }
         }
         if changed {
-            plane.changes.mark_lagging();
             plane.publish_changes().await;
+        }
+        if let Some(why) = refused
+            && plane.manifests.is_first_complaint(upstream, plane.now())
+        {
+            plane.alarm("tool.flood", json!({"upstream": upstream, "detail": why})).await;
         }
         Ok(())
     }
@@ -181,11 +196,14 @@ impl ServerControl {
         let (act, next, tx) = match stored {
             Some(stored) if stored.value.seen == seen => return Ok(false),
             Some(stored) => {
+                self.may_write(upstream)?;
                 let next = ToolRow { seen, ..stored.value.clone() };
                 let tx = plane.store.transaction().update(&stored, &next);
                 ("tool.changed", next, tx)
             }
             None => {
+                let count = self.counted(upstream).await?;
+                self.may_write(upstream)?;
                 let mut next =
                     ToolRow { upstream: upstream.clone(), name: tool.name, pinned: Some(seen.clone()), seen };
                 let pin = first_sight && self.fits_policies(&next).await?;
@@ -193,19 +211,43 @@ impl ServerControl {
                 if !pin {
                     next.pinned = None;
                 }
-                let tx = plane.store.transaction().insert(&next);
+                let tx = count.insert(&next);
                 (act, next, tx)
             }
         };
         let members =
             json!({"act": act, "upstream": next.upstream, "tool": next.name, "definition": next.seen.digest});
         plane.record(Kind::Admin, members).await?;
-        match tx.commit().await {
+        match plane.commit_to_publish(tx).await {
             Ok(()) => Ok(true),
             // Another gateway proposed the same at the same moment.
             Err(StoreError::Exists { .. } | StoreError::Conflict { .. }) => Ok(true),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn may_write(&self, upstream: &UpstreamId) -> Result<(), ControlError> {
+        if self.plane.manifests.admits(upstream, self.plane.now()) {
+            Ok(())
+        } else {
+            Err(ControlError::Refused("the upstream changes its tools too often"))
+        }
+    }
+
+    /// A transaction that counts one more tool of the upstream.
+    async fn counted(&self, upstream: &UpstreamId) -> Result<Tx, ControlError> {
+        let store = &self.plane.store;
+        let counted = store.load::<ToolCountRow>(upstream.as_str()).await?;
+        let tools = counted.as_ref().map_or(0, |counted| counted.value.tools) + 1;
+        if tools > MAX_TOOLS_EVER {
+            return Err(ControlError::Refused("the upstream has shown too many tools"));
+        }
+        let next = ToolCountRow { upstream: upstream.clone(), tools };
+        let tx = store.transaction();
+        Ok(match &counted {
+            Some(counted) => tx.update(counted, &next),
+            None => tx.insert(&next),
+        })
     }
 
     /// Whether the active policies still compile once this tool is pinned; if not, a person has to look.

@@ -20,6 +20,7 @@ use tokio::sync::{Notify, watch};
 use crate::activations::Activations;
 use crate::changes::Changes;
 use crate::config::{Lifetimes, Limits, UpstreamConfig};
+use crate::control::Manifests;
 use crate::keys::{SecretBytes, ServerKeys};
 use crate::nonce::NonceMint;
 use crate::server::{StartError, TlsIdentity};
@@ -54,6 +55,8 @@ pub(crate) struct Plane {
     pub(crate) snapshots: watch::Sender<Option<SignedSnapshot>>,
     /// Changes under way, and whether the published body may lag behind the store.
     pub(crate) changes: Arc<Changes>,
+    /// What upstreams have been writing into our store and log.
+    pub(crate) manifests: Manifests,
     /// Serializes building and publishing.
     pub(crate) publishing: tokio::sync::Mutex<crate::snapshot::Published>,
     /// Renders the metrics, if the wiring installed a recorder and gave us its handle.
@@ -127,18 +130,31 @@ impl Plane {
     /// who leaves nor a time limit parts the commit from its publication. Published is on every outcome that may have
     /// changed something: after [`StoreError::Unavailable`] the change may be there although nobody heard of it.
     pub(crate) async fn commit_and_publish(self: &Arc<Self>, tx: Tx) -> Result<(), StoreError> {
+        self.commit_then(tx, true).await
+    }
+
+    /// The same for one of several changes; the caller publishes after the last one. If it does not come to that, the
+    /// next renewal of the lease does.
+    pub(crate) async fn commit_to_publish(self: &Arc<Self>, tx: Tx) -> Result<(), StoreError> {
+        self.commit_then(tx, false).await
+    }
+
+    async fn commit_then(self: &Arc<Self>, tx: Tx, publish: bool) -> Result<(), StoreError> {
         let plane = Arc::clone(self);
         let change = self.changes.begin();
         let carrying_out = tokio::spawn(async move {
             let committed = tx.commit().await;
             drop(change);
             match &committed {
-                Ok(()) | Err(StoreError::Unavailable(_) | StoreError::Corrupt(_)) => {
+                Ok(()) | Err(StoreError::Unavailable(_) | StoreError::Corrupt(_)) if publish => {
                     plane.publish_changes().await;
                 }
-                // Nothing changed; the next look at the store confirms it.
+                Ok(()) => {}
+                // Nothing changed, or nothing is to be published yet: the next look at the store tells.
                 Err(
-                    StoreError::Exists { .. }
+                    StoreError::Unavailable(_)
+                    | StoreError::Corrupt(_)
+                    | StoreError::Exists { .. }
                     | StoreError::Conflict { .. }
                     | StoreError::Consumed { .. }
                     | StoreError::NotFound

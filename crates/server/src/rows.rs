@@ -295,6 +295,20 @@ pub(crate) struct ToolDefinition {
     pub(crate) definition: serde_json::Value,
 }
 
+/// How many tools an upstream has ever shown: rows are never removed, so they are bounded.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ToolCountRow {
+    pub(crate) upstream: UpstreamId,
+    pub(crate) tools: usize,
+}
+
+impl Aggregate for ToolCountRow {
+    const KIND: &'static str = "tool_count";
+    fn id(&self) -> String {
+        self.upstream.as_str().into()
+    }
+}
+
 /// A tool as its upstream described it, and the definition a person accepted.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ToolRow {

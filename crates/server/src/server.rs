@@ -23,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::activations::Sessions;
 use crate::config::{Listen, ServerConfig};
-use crate::control::{ServerControl, expire_approvals};
+use crate::control::{Manifests, ServerControl, expire_approvals};
 use crate::keys::{KeyError, SecretBytes, ServerKeys};
 use crate::listen::{ConnectionLimits, Stopping, serve_loopback, serve_tls, serve_unix, stopped};
 use crate::nonce::NonceMint;
@@ -161,6 +161,7 @@ impl Server {
             rng,
             snapshots: watch::Sender::new(None),
             changes: Arc::default(),
+            manifests: Manifests::default(),
             publishing: tokio::sync::Mutex::default(),
             metrics: config.metrics,
             approvals_changed: Notify::new(),

@@ -248,3 +248,44 @@ async fn what_is_larger_than_a_record_can_still_be_activated_and_granted() {
     let created = records.iter().find(|record| record["act"] == "task.create").unwrap();
     assert!(created["grant"].is_string() && created["task"] == granted["id"], "{created}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_cannot_fill_the_store_with_tools() {
+    let harness = Harness::start().await;
+    let upstream = UpstreamId::parse("files").unwrap();
+    let control = &harness.server.control;
+    // One that is too large hides none of the others.
+    let large = tool("large", &"x".repeat(70_000));
+    control.propose_tools(&upstream, vec![tool("a", "x"), large, tool("b", "x")]).await.unwrap();
+    let shown = |harness: &Harness| harness.snapshot().upstreams[&upstream].tools.len();
+    assert_eq!(shown(&harness), 2);
+
+    for round in 0..3 {
+        let many = (0..1000).map(|number| tool(&format!("t-{round}-{number}"), "x")).collect();
+        control.propose_tools(&upstream, many).await.unwrap();
+        harness.clock.advance_secs(3600);
+    }
+    let listed: Value = harness.admin("GET", "/admin/v1/upstreams", json!({})).await.unwrap();
+    assert_eq!(listed["upstreams"][0]["tools"].as_array().unwrap().len(), 2000);
+    let alarms = harness.records_of("alarm").await;
+    assert_eq!(
+        alarms.iter().filter(|alarm| alarm["code"] == "tool.flood").count(),
+        3,
+        "one an hour: {alarms:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_cannot_fill_the_log_by_changing_a_tool() {
+    let harness = Harness::start().await;
+    let upstream = UpstreamId::parse("files").unwrap();
+    let control = &harness.server.control;
+    for number in 0..2100 {
+        control.propose_tools(&upstream, vec![tool("a", &number.to_string())]).await.unwrap();
+    }
+    let noted = harness.records_of("admin").await.len();
+    assert_eq!(noted, 2000);
+    harness.clock.advance_secs(3600);
+    control.propose_tools(&upstream, vec![tool("a", "again")]).await.unwrap();
+    assert_eq!(harness.records_of("admin").await.len(), noted + 1, "a new hour");
+}
