@@ -221,3 +221,25 @@ async fn the_log_has_no_arguments_of_an_approved_call_and_its_signature_can_stil
     let said = signed_challenge(&response.client_data).unwrap();
     assert_eq!(b64::url_encode(&said), challenge, "this object, and no other, is what the passkey signed");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_no_nobody_is_asked_the_same_again_for_a_while() {
+    let world = impatient().await;
+    let control = &world.harness.server.control;
+    let asked = request(&world, "/srv/a");
+    let refused = control.ask_approval(asked.clone()).await.unwrap();
+    support::people::refuse(&world.harness, "bob", &refused.id).await;
+
+    let again = control.ask_approval(asked.clone()).await.unwrap();
+    assert_eq!(again, refused, "the answer is there already");
+    assert_eq!(redeem(&world, &again.id, &asked).await, ApprovalOutcome::Refused);
+    let mut in_another_run = asked.clone();
+    in_another_run.run = RunId::parse("run_2").unwrap();
+    assert!(matches!(control.ask_approval(in_another_run).await, Err(ControlError::Refused(_))));
+    let other = control.ask_approval(request(&world, "/srv/b")).await.unwrap();
+    assert_ne!(other.id, refused.id, "another call is another question");
+
+    world.harness.clock.advance_secs(301);
+    let later = control.ask_approval(asked).await.unwrap();
+    assert_ne!(later.id, refused.id);
+}

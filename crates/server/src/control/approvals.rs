@@ -7,7 +7,7 @@ use std::time::Duration;
 use countersign_audit::Kind;
 use countersign_identity::approval::{Answer, Approval, ApprovalError, Question};
 use countersign_proto::digest::Sha256Digest;
-use countersign_proto::id::{AgentId, ApprovalId, RunId};
+use countersign_proto::id::{AgentId, ApprovalId, RunId, TaskId};
 use countersign_proto::jose::Thumbprint;
 use countersign_proto::time::Timestamp;
 use countersign_store::{Aggregate, ConsumeKind, StoreError, Stored, Tx};
@@ -39,6 +39,12 @@ impl Aggregate for ApprovalRow {
         if is_open(&self.0) {
             indexes.push(("open_of".into(), self.0.question.agent.as_str().into()));
             indexes.push(("state".into(), "open".into()));
+        }
+        if matches!(self.0.answer, Answer::Refused { .. }) {
+            indexes.push((
+                "refused".into(),
+                refusal_name(&self.0.question.task, &self.0.question.call.digest()),
+            ));
         }
         indexes
     }
@@ -115,6 +121,11 @@ fn call_name(run: &RunId, call: &Sha256Digest) -> String {
     format!("{run}/{}", call.hex())
 }
 
+/// A no is for the call and its task, whichever run asks.
+fn refusal_name(task: &TaskId, call: &Sha256Digest) -> String {
+    format!("{task}/{}", call.hex())
+}
+
 fn day(at: Timestamp) -> String {
     at.unix_secs().div_euclid(86_400).to_string()
 }
@@ -178,6 +189,35 @@ impl ServerControl {
         }
     }
 
+    /// A person's no holds for as long as a question would have stayed open: nobody is asked until they give in. The
+    /// run that asked finds its refused request; another run of the task is told.
+    async fn refused_lately(
+        &self,
+        request: &ApprovalRequest,
+        now: Timestamp,
+    ) -> Result<Option<Question>, ControlError> {
+        let plane = &self.plane;
+        let name = refusal_name(&request.task, &request.call.digest());
+        let holds = plane.settings.lifetimes.approval_secs;
+        let mut elsewhere = false;
+        for stored in plane.store.find::<ApprovalRow>("refused", &name).await? {
+            let Approval { question, answer } = stored.value.0;
+            let Answer::Refused { at, .. } = answer else { continue };
+            if now >= at.plus_secs(holds) {
+                continue;
+            }
+            if question.run == request.run && question.machine_jkt.ct_eq(&request.machine_jkt) {
+                return Ok(Some(question));
+            }
+            elsewhere = true;
+        }
+        if elsewhere {
+            Err(ControlError::Refused("a person refused this call a moment ago"))
+        } else {
+            Ok(None)
+        }
+    }
+
     async fn try_ask(&self, request: &ApprovalRequest) -> Result<ApprovalHandle, ControlError> {
         let plane = &self.plane;
         let now = plane.now();
@@ -189,6 +229,9 @@ impl ServerControl {
                 return Ok(handle(plane, &current.question));
             }
             tx = tx.update(&open, &Row(current));
+        }
+        if let Some(refused) = self.refused_lately(request, now).await? {
+            return Ok(handle(plane, &refused));
         }
         let open = plane.store.find::<ApprovalRow>("open_of", request.agent.as_str()).await?;
         let pending = open.iter().filter(|stored| now < stored.value.0.question.expires_at).count();

@@ -28,6 +28,15 @@ impl Browser {
     }
 
     async fn send(&mut self, method: &str, path: &str, body: &Value) -> Answer {
+        let body = if method == "POST" { serde_json::to_vec(body).unwrap() } else { Vec::new() };
+        self.send_as(method, path, "application/json", body).await
+    }
+
+    async fn send_form(&mut self, path: &str, form: String) -> Answer {
+        self.send_as("POST", path, "application/x-www-form-urlencoded", form.into_bytes()).await
+    }
+
+    async fn send_as(&mut self, method: &str, path: &str, media_type: &str, bytes: Vec<u8>) -> Answer {
         let stream = tokio::net::TcpStream::connect(self.addr).await.unwrap();
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
@@ -37,15 +46,12 @@ impl Browser {
         if !self.cookie.is_empty() {
             request = request.header("cookie", &self.cookie);
         }
-        let bytes = if method == "POST" {
+        if method == "POST" {
             request = request
                 .header("origin", &self.origin)
-                .header("content-type", "application/json")
+                .header("content-type", media_type)
                 .header("countersign-csrf", &self.csrf);
-            serde_json::to_vec(body).unwrap()
-        } else {
-            Vec::new()
-        };
+        }
         let response =
             sender.send_request(request.body(Full::new(Bytes::from(bytes))).unwrap()).await.unwrap();
         let (parts, body) = response.into_parts();
@@ -87,6 +93,39 @@ fn challenge(offer: &Value) -> [u8; 32] {
 
 /// `person` says yes to `id`; `Err` is the status the console refused with.
 pub async fn approve(harness: &Harness, person: &str, id: &ApprovalId) -> Result<(), u16> {
+    let (mut browser, mut passkey) = log_in(harness, person).await?;
+    let page = browser.open(&format!("/approvals/{id}")).await;
+    let view = attribute(&page, "data-view=\"").unwrap_or_else(|| Sha256Digest::of(b"unseen").b64());
+    let offer = browser.post(&format!("/approvals/{id}/begin"), json!({"view": view})).await?;
+    let assertion = passkey.assert(RP_ID, &browser.origin, &challenge(&offer)).unwrap();
+    browser
+        .post(&format!("/approvals/{id}/approve"), serde_json::to_value(assertion).unwrap())
+        .await
+        .map(drop)
+}
+
+/// `person` says no to `id`.
+pub async fn refuse(harness: &Harness, person: &str, id: &ApprovalId) {
+    let (mut browser, _) = log_in(harness, person).await.unwrap();
+    browser.open(&format!("/approvals/{id}")).await;
+    let form = format!("csrf={}", browser.csrf);
+    let answer = browser.send_form(&format!("/approvals/{id}/refuse"), form).await;
+    assert_eq!(answer.status, 303, "{answer:?}");
+}
+
+/// Somebody tries to log in with a passkey that nobody registered.
+pub async fn fail_to_log_in(harness: &Harness) -> u16 {
+    let mut browser = Browser::at(harness);
+    let mut passkey = SoftwareAuthenticator::p256().unwrap();
+    passkey.register(RP_ID, &browser.origin, &[1; 32]).unwrap();
+    browser.open("/login").await;
+    let offer = browser.post("/login/begin", json!({})).await.unwrap();
+    let assertion = passkey.assert(RP_ID, &browser.origin, &challenge(&offer)).unwrap();
+    browser.post("/login/finish", serde_json::to_value(assertion).unwrap()).await.unwrap_err()
+}
+
+/// A browser in which `person` is logged in, and the passkey just registered for that.
+async fn log_in(harness: &Harness, person: &str) -> Result<(Browser, SoftwareAuthenticator), u16> {
     let invite: Value =
         harness.admin("POST", &format!("/admin/v1/persons/{person}/invite"), json!({})).await.unwrap();
     let mut browser = Browser::at(harness);
@@ -105,13 +144,5 @@ pub async fn approve(harness: &Harness, person: &str, id: &ApprovalId) -> Result
     let offer = browser.post("/login/begin", json!({})).await?;
     let assertion = passkey.assert(RP_ID, &browser.origin, &challenge(&offer)).unwrap();
     browser.post("/login/finish", serde_json::to_value(assertion).unwrap()).await?;
-
-    let page = browser.open(&format!("/approvals/{id}")).await;
-    let view = attribute(&page, "data-view=\"").unwrap_or_else(|| Sha256Digest::of(b"unseen").b64());
-    let offer = browser.post(&format!("/approvals/{id}/begin"), json!({"view": view})).await?;
-    let assertion = passkey.assert(RP_ID, &browser.origin, &challenge(&offer)).unwrap();
-    browser
-        .post(&format!("/approvals/{id}/approve"), serde_json::to_value(assertion).unwrap())
-        .await
-        .map(drop)
+    Ok((browser, passkey))
 }
