@@ -45,9 +45,19 @@ pub struct Ready {
     pub log: PathBuf,
 }
 
+/// Which official SDK the tool server is built with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToolServer {
+    /// npm `@modelcontextprotocol/sdk`: sessions, revision 2025-11-25.
+    TypeScript,
+    /// PyPI `mcp`: stateless, revision 2026-07-28 and those before it.
+    Python,
+}
+
 /// The installation.
 #[derive(Debug)]
 pub struct World {
+    tool_server: ToolServer,
     dir: PathBuf,
     binary: PathBuf,
     repository: PathBuf,
@@ -60,7 +70,10 @@ pub struct World {
 }
 
 impl Drop for World {
-    #[expect(clippy::print_stderr, reason = "whoever reads why a test failed wants to know what the process said")]
+    #[expect(
+        clippy::print_stderr,
+        reason = "whoever reads why a test failed wants to know what the process said"
+    )]
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("--- countersign dev said:\n{}", self.said().unwrap_or_default());
@@ -74,6 +87,14 @@ impl World {
     /// # Errors
     /// If any part does not come up; the message names it.
     pub fn start(dir: &Path, binary: &Path) -> io::Result<Self> {
+        Self::start_with(dir, binary, ToolServer::TypeScript)
+    }
+
+    /// Brings everything up around another tool server.
+    ///
+    /// # Errors
+    /// As [`World::start`].
+    pub fn start_with(dir: &Path, binary: &Path, tool_server: ToolServer) -> io::Result<Self> {
         let repository = repository();
         std::fs::create_dir_all(dir.join("ek-roots"))?;
         std::fs::write(dir.join("upstream-credential"), CREDENTIAL)?;
@@ -83,8 +104,9 @@ impl World {
         for name in ["swtpm-localca-rootca-cert.pem", "issuercert.pem"] {
             std::fs::copy(dir.join("manufacturer").join(name), dir.join("ek-roots").join(name))?;
         }
-        let (upstream, upstream_port, stats_port) = start_upstream(dir, &repository, &[], 0)?;
+        let (upstream, upstream_port, stats_port) = start_upstream(tool_server, dir, &repository, &[], 0)?;
         let mut world = Self {
+            tool_server,
             dir: dir.to_owned(),
             binary: binary.to_owned(),
             repository,
@@ -212,8 +234,13 @@ impl World {
     /// If it does not start.
     pub fn change_tool_definitions(&mut self) -> io::Result<()> {
         self.upstream.kill()?;
-        let (upstream, port, stats) =
-            start_upstream(&self.dir, &self.repository, &["--changed-tool"], self.upstream_port)?;
+        let (upstream, port, stats) = start_upstream(
+            self.tool_server,
+            &self.dir,
+            &self.repository,
+            &["--changed-tool"],
+            self.upstream_port,
+        )?;
         (self.upstream, self.upstream_port, self.stats_port) = (upstream, port, stats);
         Ok(())
     }
@@ -465,15 +492,20 @@ pub enum Client {
 }
 
 fn start_upstream(
+    tool_server: ToolServer,
     dir: &Path,
     repository: &Path,
     extra: &[&str],
     port: u64,
 ) -> io::Result<(Talking, u64, u64)> {
+    let (program, script) = match tool_server {
+        ToolServer::TypeScript => (PathBuf::from("node"), "e2e/mcp/upstream.mjs"),
+        ToolServer::Python => (repository.join(".tools/venv/bin/python"), "e2e/python/upstream.py"),
+    };
     let mut upstream = Talking::start(
         "tool server",
-        Command::new("node")
-            .arg(repository.join("e2e/mcp/upstream.mjs"))
+        Command::new(program)
+            .arg(repository.join(script))
             .arg("--credential-file")
             .arg(dir.join("upstream-credential"))
             .args(["--port", &port.to_string()])
