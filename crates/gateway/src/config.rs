@@ -5,12 +5,14 @@
 use std::fmt;
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_proto::id::UpstreamId;
 use countersign_proto::jose::PublicJwk;
 use http::{HeaderName, HeaderValue, Uri};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 /// Everything a gateway needs to start.
@@ -23,10 +25,9 @@ pub struct GatewayConfig {
     pub issuer: String,
     /// The tool servers behind this gateway.
     pub upstreams: Vec<UpstreamConfig>,
-    /// Our own certificate chain, leaf first.
-    pub server_certificates: Vec<CertificateDer<'static>>,
-    /// The key of the leaf.
-    pub server_key: PrivateKeyDer<'static>,
+    /// Our own certificate and key. A value sent later is used for every handshake from then on: certificates are
+    /// short-lived, and whoever issues them renews them here.
+    pub server_identity: watch::Receiver<Arc<ServerIdentity>>,
     /// Roots that machine certificates chain to until a snapshot names others.
     pub machine_roots: Vec<CertificateDer<'static>>,
     /// The key that signs snapshots and their leases.
@@ -35,6 +36,14 @@ pub struct GatewayConfig {
     pub state_dir: PathBuf,
     /// Sizes, counts and times.
     pub limits: GatewayLimits,
+}
+
+/// What the gateway shows to callers.
+pub struct ServerIdentity {
+    /// Our own certificate chain, leaf first.
+    pub certificates: Vec<CertificateDer<'static>>,
+    /// The key of the leaf.
+    pub key: PrivateKeyDer<'static>,
 }
 
 /// One tool server.
@@ -164,6 +173,8 @@ pub struct GatewayLimits {
     pub connect_timeout: Duration,
     /// Time until an upstream's answer begins. Tools may be slow.
     pub answer_timeout: Duration,
+    /// Time for one listing of an upstream's tools, all pages together.
+    pub listing_timeout: Duration,
     /// Age at which an access-proof is too old, in seconds.
     pub proof_max_age_secs: i64,
     /// How far a caller's clock may be ahead, in seconds.
@@ -173,8 +184,6 @@ pub struct GatewayLimits {
     /// Verified tokens kept at a time.
     pub cached_tokens: usize,
     /// Legacy sessions at a time.
-    /// Time for one listing of an upstream's tools, all pages together.
-    pub listing_timeout: Duration,
     pub sessions: usize,
     /// Idle time after which a legacy session is forgotten, in seconds.
     pub session_idle_secs: i64,
@@ -203,6 +212,7 @@ impl Default for GatewayLimits {
             body_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
             answer_timeout: Duration::from_secs(300),
+            listing_timeout: Duration::from_secs(30),
             proof_max_age_secs: 60,
             clock_skew_secs: 5,
             remembered_proofs: 1 << 20,
@@ -212,7 +222,6 @@ impl Default for GatewayLimits {
             counted_tasks: 1 << 20,
             idle_upstream_connections: 64,
             relist_interval: Duration::from_secs(30),
-            listing_timeout: Duration::from_secs(30),
         }
     }
 }

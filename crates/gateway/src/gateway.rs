@@ -26,14 +26,14 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use crate::budget::{self, Budgets, FoldError};
-use crate::config::{ConfigError, GatewayConfig};
+use crate::config::{ConfigError, GatewayConfig, ServerIdentity};
 use crate::connection::{self, PerMachine, Strangers};
 use crate::control::ControlPlane;
 use crate::gate::{Gate, Side};
 use crate::replay::ProofMemory;
 use crate::session::Sessions;
 use crate::standing::{Accepted, Standings};
-use crate::tls::{self, ServerIdentity};
+use crate::tls;
 use crate::tools::Seen;
 use crate::upstream::Upstream;
 
@@ -92,8 +92,9 @@ impl Gateway {
         rng: Arc<dyn Entropy>,
     ) -> Result<RunningGateway, StartError> {
         let limits = config.limits.clone();
-        let identity = ServerIdentity { certificates: config.server_certificates, key: config.server_key };
-        let tls = Arc::new(ArcSwap::new(tls::server_config(&identity, &config.machine_roots)?));
+        let mut identity = config.server_identity;
+        let shown = identity.borrow_and_update().clone();
+        let tls = Arc::new(ArcSwap::new(tls::server_config(&shown, &config.machine_roots)?));
         config.listener.set_nonblocking(true).map_err(StartError::Listener)?;
         let listener = TcpListener::from_std(config.listener).map_err(StartError::Listener)?;
         let local_addr = listener.local_addr().map_err(StartError::Listener)?;
@@ -115,8 +116,8 @@ impl Gateway {
             Budgets::fold(&config.state_dir, log.published(), limits.counted_tasks, now, |index| {
                 entries(&log, index)
             })?;
-        let memory_secs = limits.proof_max_age_secs + 2 * limits.clock_skew_secs;
         let proofs_until = proofs_until(&log, now, limits.clock_skew_secs)?;
+        let memory_secs = limits.proof_max_age_secs + 2 * limits.clock_skew_secs;
         let gate = Arc::new(Gate {
             origin: config.public_origin,
             issuer: config.issuer.clone(),
@@ -257,7 +258,7 @@ async fn accept(
 struct Follower {
     gate: Arc<Gate>,
     tls: Arc<ArcSwap<ServerConfig>>,
-    identity: ServerIdentity,
+    identity: watch::Receiver<Arc<ServerIdentity>>,
     roots: Vec<CertificateDer<'static>>,
 }
 
@@ -266,7 +267,7 @@ impl Follower {
         let mut snapshots = self.gate.control.snapshots();
         snapshots.mark_changed();
         let mut ticks = tokio::time::interval(TICK);
-        let (mut was_fresh, mut followed) = (false, true);
+        let (mut was_fresh, mut followed, mut renewed) = (false, true, true);
         loop {
             tokio::select! {
                 changed = snapshots.changed(), if followed => match changed {
@@ -282,8 +283,6 @@ impl Follower {
                         followed = false;
                     }
                 },
-                _ = ticks.tick() => {}
-            }
                 changed = self.identity.changed(), if renewed => match changed {
                     Ok(()) => {
                         let roots = self.roots.clone();
@@ -294,6 +293,8 @@ impl Follower {
                         renewed = false;
                     }
                 },
+                _ = ticks.tick() => {}
+            }
             let now = self.gate.now();
             let fresh = self.gate.standings.fresh(now);
             if let Some(held) = self.gate.standings.held() {
@@ -348,16 +349,25 @@ impl Follower {
             .collect();
         match roots {
             Some(roots) if !roots.is_empty() && roots != self.roots => {
-                match tls::server_config(&self.identity, &roots) {
-                    Ok(config) => {
-                        self.tls.store(config);
-                        self.roots = roots;
-                    }
-                    Err(error) => tracing::error!(%error, "the snapshot's machine roots cannot be used"),
-                }
+                self.show(roots);
             }
             Some(_) => {}
             None => tracing::error!("the snapshot's machine roots cannot be read"),
+        }
+    }
+
+    /// Uses the current certificate and these roots for handshakes from now on; connections that are open stay.
+    fn show(&mut self, roots: Vec<CertificateDer<'static>>) {
+        let identity = self.identity.borrow_and_update().clone();
+        match tls::server_config(&identity, &roots) {
+            Ok(config) => {
+                self.tls.store(config);
+                self.roots = roots;
+            }
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(error, "a new certificate or new machine roots cannot be used");
+            }
         }
     }
 }
@@ -408,10 +418,6 @@ async fn housekeep(gate: Arc<Gate>, state_dir: PathBuf) {
     }
 }
 
-fn entries(log: &Log, from: u64) -> impl Iterator<Item = Result<Vec<u8>, FoldError>> + use<> {
-    log.entries_from(from)
-        .map(|entry| entry.map(|(_index, bytes)| bytes).map_err(|error| FoldError(error.to_string())))
-}
 /// The latest second that a proof accepted before this start may be dated: `skew_secs` after the last recorded
 /// request that came with one, and not before `now`. Quick to find, because only the end of the log is that young.
 fn proofs_until(log: &Log, now: Timestamp, skew_secs: i64) -> Result<Timestamp, FoldError> {
@@ -436,3 +442,7 @@ fn proofs_until(log: &Log, now: Timestamp, skew_secs: i64) -> Result<Timestamp, 
     Ok(until)
 }
 
+fn entries(log: &Log, from: u64) -> impl Iterator<Item = Result<Vec<u8>, FoldError>> + use<> {
+    log.entries_from(from)
+        .map(|entry| entry.map(|(_index, bytes)| bytes).map_err(|error| FoldError(error.to_string())))
+}

@@ -25,7 +25,9 @@ mod upstream;
 mod walk;
 
 pub use budget::FoldError;
-pub use config::{ConfigError, Credential, GatewayConfig, GatewayLimits, Origin, UpstreamConfig};
+pub use config::{
+    ConfigError, Credential, GatewayConfig, GatewayLimits, Origin, ServerIdentity, UpstreamConfig,
+};
 pub use control::{
     ApprovalHandle, ApprovalOutcome, ApprovalRequest, ControlError, ControlPlane, ToolManifest,
 };

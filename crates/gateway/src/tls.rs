@@ -7,20 +7,14 @@
 use std::sync::Arc;
 
 use countersign_proto::channel;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
-use crate::config::{ConfigError, UpstreamConfig};
+use crate::config::{ConfigError, ServerIdentity, UpstreamConfig};
 
 const ALPN: &[u8] = b"http/1.1";
-
-/// Our certificate and key, kept to rebuild the configuration when the machine roots change.
-pub(crate) struct ServerIdentity {
-    pub(crate) certificates: Vec<CertificateDer<'static>>,
-    pub(crate) key: PrivateKeyDer<'static>,
-}
 
 /// What a gateway accepts: machines whose certificate chains to `machine_roots`.
 pub(crate) fn server_config(

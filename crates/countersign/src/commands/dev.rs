@@ -7,22 +7,25 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use countersign_audit::note::{LogKey, Origin as LogOrigin};
 use countersign_gateway::{
-    Credential, GatewayConfig, GatewayLimits, Origin, UpstreamConfig as GatewayUpstream,
+    Credential, Gateway, GatewayConfig, GatewayLimits, Origin, RunningGateway, ServerIdentity,
+    UpstreamConfig as GatewayUpstream,
 };
-use countersign_gateway::{Gateway, RunningGateway};
 use countersign_log::{Log, LogLimits};
 use countersign_proto::id::{TrustDomain, UpstreamId};
-use countersign_proto::time::{Clock, Entropy};
+use countersign_proto::time::{Clock, Entropy, Timestamp};
 use countersign_server::config::{Lifetimes, Limits, Listen, ServerConfig, UpstreamConfig as ServerUpstream};
-use countersign_server::{RunningServer, Server};
+use countersign_server::control::ServerControl;
+use countersign_server::{RunningServer, Server, StartError as ServerStartError};
 use countersign_store::open_sqlite;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::ambient::{SystemClock, SystemEntropy};
@@ -31,6 +34,9 @@ use crate::config::{Config, ToolReview, Upstream};
 use crate::exit::{Code, Failure};
 use crate::joint::Joint;
 use crate::secret_file;
+
+/// How often the age of the gateway's certificate is looked at.
+const RENEWAL_CHECK: Duration = Duration::from_secs(60);
 
 /// `countersign dev`: the embedded defaults.
 pub async fn dev(command: &Dev, json: bool) -> Result<ExitCode, Failure> {
@@ -122,7 +128,18 @@ async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure> {
     let ca_file = config.data_dir.join("ca.pem");
     std::fs::write(&ca_file, pem(server.control.machine_root())).map_err(|error| failed("ca.pem", &error))?;
 
-    let gateway_config = gateway_config(config, gateway_listener, &server_url, &gateway_url, &server)?;
+    let certificate_names = names(&gateway_url);
+    let first = gateway_identity(&server.control, &certificate_names)
+        .map_err(|error| failed("gateway certificate", &error))?;
+    let (renewed, identity) = watch::channel(first);
+    let gateway_config =
+        gateway_config(config, gateway_listener, &server_url, &gateway_url, &server, identity)?;
+    let renewing = tokio::spawn(renew_gateway_certificate(
+        Arc::clone(&server.control),
+        certificate_names,
+        renewed,
+        Arc::clone(&clock),
+    ));
     let gateway = Gateway::start(
         gateway_config,
         Arc::new(Joint::new(Arc::clone(&server.control))),
@@ -146,6 +163,7 @@ async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure> {
     if let (Ok(terminate), Ok(interrupt)) = (terminate, interrupt) {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
     }
+    renewing.abort();
     shut_down(gateway, server, log).await?;
     Ok(ExitCode::SUCCESS)
 }
@@ -275,9 +293,9 @@ fn gateway_config(
     server_url: &str,
     gateway_url: &str,
     server: &RunningServer,
+    server_identity: watch::Receiver<Arc<ServerIdentity>>,
 ) -> Result<GatewayConfig, Failure> {
     let usage = |error: &dyn std::error::Error| Failure::chain(Code::Usage, error);
-    let identity = server.control.tls_identity(&names(gateway_url)).map_err(|error| usage(&error))?;
     let state_dir = config.data_dir.join("gateway");
     private_folder(&state_dir).map_err(|error| usage(&error))?;
     Ok(GatewayConfig {
@@ -285,13 +303,58 @@ fn gateway_config(
         public_origin: Origin::parse(gateway_url).map_err(|error| usage(&error))?,
         issuer: server_url.to_owned(),
         upstreams: config.upstreams.iter().map(upstream).collect::<Result<_, _>>()?,
-        server_certificates: identity.chain.into_iter().map(CertificateDer::from).collect(),
-        server_key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.key.expose().to_vec())),
+        server_identity,
         machine_roots: vec![CertificateDer::from(server.control.machine_root().to_vec())],
         snapshot_key: server.control.snapshot_key(),
         state_dir,
         limits: GatewayLimits::default(),
     })
+}
+
+/// A new certificate and key for the gateway's listener.
+fn gateway_identity(
+    control: &ServerControl,
+    names: &[String],
+) -> Result<Arc<ServerIdentity>, ServerStartError> {
+    let identity = control.tls_identity(names)?;
+    Ok(Arc::new(ServerIdentity {
+        certificates: identity.chain.into_iter().map(CertificateDer::from).collect(),
+        key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.key.expose().to_vec())),
+    }))
+}
+
+/// Replaces the gateway's certificate when two thirds of its life are over. By the clock on the wall and not by a
+/// timer, because a machine that slept wakes up with an old certificate.
+async fn renew_gateway_certificate(
+    control: Arc<ServerControl>,
+    names: Vec<String>,
+    renewed: watch::Sender<Arc<ServerIdentity>>,
+    clock: Arc<dyn Clock>,
+) {
+    let mut issued_at = clock.now();
+    let mut ticks = tokio::time::interval(RENEWAL_CHECK);
+    loop {
+        ticks.tick().await;
+        if !is_renewal_due(issued_at, Lifetimes::default().server_certificate_secs, clock.now()) {
+            continue;
+        }
+        match gateway_identity(&control, &names) {
+            Ok(identity) => {
+                renewed.send_replace(identity);
+                issued_at = clock.now();
+            }
+            // The old one lasts for another third of its life; the next tick tries again.
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "gateway certificate not renewed")
+            }
+        }
+    }
+}
+
+/// Also after the clock went back: what was issued in the future may not be valid yet.
+const fn is_renewal_due(issued_at: Timestamp, life_secs: i64, now: Timestamp) -> bool {
+    let age = now.secs_since(issued_at);
+    age >= life_secs * 2 / 3 || age < 0
 }
 
 fn upstream(configured: &Upstream) -> Result<GatewayUpstream, Failure> {
@@ -359,4 +422,17 @@ fn announce(config: &Config, json: bool, urls: &Urls<'_>, ca_file: &Path) {
         "log": absolute(config.data_dir.join("log")),
     });
     crate::output::show(&facts, json);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_renewed_at_two_thirds_of_its_life_and_when_the_clock_went_back() {
+        let issued = Timestamp::from_unix_secs(1_000_000);
+        for (age, due) in [(0, false), (59_999, false), (60_000, true), (200_000, true), (-1, true)] {
+            assert_eq!(is_renewal_due(issued, 90_000, issued.plus_secs(age)), due, "{age}");
+        }
+    }
 }

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use bytes::Bytes;
 use countersign_audit::{LogKey, Origin as LogOrigin};
 use countersign_gateway::{
-    Credential, Gateway, GatewayConfig, GatewayLimits, Origin, RunningGateway, ToolManifest, UpstreamConfig,
+    Credential, Gateway, GatewayConfig, GatewayLimits, Origin, RunningGateway, ServerIdentity, ToolManifest,
+    UpstreamConfig,
 };
 use countersign_log::{Log, LogLimits};
 use countersign_proto::digest::Sha256Digest;
@@ -32,7 +33,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -131,8 +132,7 @@ pub struct World {
     snapshot_key: SoftwareEd25519,
     pub agent_key: SoftwareEd25519,
     pub body: parking_lot::Mutex<SnapshotBody>,
-    server_certificate: CertificateDer<'static>,
-    server_tls_key: PrivateKeyDer<'static>,
+    server_identity: watch::Sender<Arc<ServerIdentity>>,
     dir: tempfile::TempDir,
     proofs: AtomicUsize,
     proposed: tokio::sync::Mutex<mpsc::UnboundedReceiver<(UpstreamId, Vec<ToolManifest>)>>,
@@ -163,7 +163,16 @@ fn github() -> UpstreamId {
 fn machine_entry(id: &str, jkt: Thumbprint) -> (MachineId, MachineEntry) {
     let id = MachineId::parse(id).unwrap();
     let spiffe = SpiffeId::machine(&domain(), &id);
-    (id, MachineEntry { spiffe, jkt, state: MachineState::Active, generation: 1, changed_at: Timestamp::from_unix_millis(0) })
+    (
+        id,
+        MachineEntry {
+            spiffe,
+            jkt,
+            state: MachineState::Active,
+            generation: 1,
+            changed_at: Timestamp::from_unix_millis(0),
+        },
+    )
 }
 
 fn jwks(kid: &str, key: &PublicJwk) -> Value {
@@ -208,7 +217,6 @@ impl World {
             upstreams: [(github(), entry)].into(),
         };
         let (proposing, proposed) = mpsc::unbounded_channel();
-        let tls = rcgen::generate_simple_self_signed(vec!["gw.test".to_owned()]).unwrap();
         let mut world = Self {
             control: Arc::new(FakeControl::new(proposing)),
             upstream: ToolServer::start(modern).await,
@@ -216,8 +224,7 @@ impl World {
             snapshot_key: SoftwareEd25519::generate().unwrap(),
             agent_key: SoftwareEd25519::generate().unwrap(),
             body: parking_lot::Mutex::new(body),
-            server_certificate: tls.cert.der().clone(),
-            server_tls_key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(tls.signing_key.serialize_der())),
+            server_identity: watch::Sender::new(server_identity()),
             proofs: AtomicUsize::new(0),
             proposed: tokio::sync::Mutex::new(proposed),
             clock,
@@ -251,8 +258,7 @@ impl World {
             public_origin: Origin::parse(ORIGIN).unwrap(),
             issuer: ISSUER.to_owned(),
             upstreams: vec![upstream],
-            server_certificates: vec![self.server_certificate.clone()],
-            server_key: self.server_tls_key.clone_key(),
+            server_identity: self.server_identity.subscribe(),
             machine_roots: vec![self.authority.root.clone()],
             snapshot_key: self.snapshot_key.public_jwk(),
             state_dir: self.dir.path().to_owned(),
@@ -277,12 +283,19 @@ impl World {
         self.clock.advance_secs(2);
     }
 
+    /// Gives the gateway another certificate; from now on only that one is trusted.
+    pub fn renew_certificate(&self) {
+        self.server_identity.send_replace(server_identity());
+    }
+
     /// Stops the gateway and starts another one on the same log.
     pub async fn restart(&mut self) {
         self.gateway.take().unwrap().shutdown().await;
         self.log.clone().shutdown().await.unwrap();
         self.log = open_log(&self.disk, self.clock.clone());
         self.start().await;
+        // Proofs dated ahead may have been used before; from here on none made now was.
+        self.clock.advance_secs(self.limits.clock_skew_secs);
     }
 
     pub async fn next_proposal(&self) -> Vec<ToolManifest> {
@@ -294,8 +307,6 @@ impl World {
         let mut body = self.body.lock();
         let entry = body.upstreams.get_mut(&github()).unwrap();
         for tool in tools {
-        // Proofs dated ahead may have been used before; from here on none made now was.
-        self.clock.advance_secs(self.limits.clock_skew_secs);
             let input_schema = tool.definition.as_object().unwrap().get("inputSchema").unwrap().clone();
             let pinned = ToolEntry { digest: tool.digest, state: ToolState::Pinned, input_schema };
             entry.tools.insert(tool.name.clone(), pinned);
@@ -405,7 +416,7 @@ impl World {
 
     pub async fn tls(&self, machine: Option<&Machine>) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(self.server_certificate.clone()).unwrap();
+        roots.add(self.server_identity.borrow().certificates[0].clone()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -502,6 +513,13 @@ impl World {
         };
         records.iter().map(kind).collect()
     }
+}
+
+/// A certificate for `gw.test` that nobody else signed.
+fn server_identity() -> Arc<ServerIdentity> {
+    let tls = rcgen::generate_simple_self_signed(vec!["gw.test".to_owned()]).unwrap();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(tls.signing_key.serialize_der()));
+    Arc::new(ServerIdentity { certificates: vec![tls.cert.der().clone()], key })
 }
 
 fn open_log(disk: &FailingDisk, clock: Arc<TestClock>) -> Log {
