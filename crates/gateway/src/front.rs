@@ -8,7 +8,8 @@ use countersign_policy::Code;
 use countersign_proto::id::{ApprovalId, UpstreamId};
 use countersign_proto::mcp::RoutingHeaders;
 use http::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, ORIGIN, TRANSFER_ENCODING,
+    UPGRADE,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Version};
@@ -73,8 +74,14 @@ pub(crate) fn admit(
     if parts.headers.contains_key(UPGRADE) {
         return Err(Stop::head(Code::HttpHeader, "there is nothing to upgrade to"));
     }
-    if parts.headers.contains_key(CONTENT_LENGTH) && parts.headers.contains_key(TRANSFER_ENCODING) {
-        return Err(Stop::head(Code::HttpHeader, "two lengths"));
+    // The parser keeps only one of two lengths, so both together cannot be told from chunked alone: neither is read
+    // (RFC 9112 §6.3; a server may insist on a length).
+    if parts.headers.contains_key(TRANSFER_ENCODING) {
+        return Err(Stop::head(Code::HttpHeader, "a body without a length, or with two"));
+    }
+    // Nothing here answers 100: a caller who waits would wait in vain, one who does not has nothing to expect.
+    if parts.headers.contains_key(EXPECT) {
+        return Err(Stop::head(Code::HttpHeader, "an expectation"));
     }
     let route = route(parts).filter(|route| known(route.upstream())).ok_or_else(Stop::no_such_route)?;
     let allowed = match (&route, &parts.method) {
@@ -92,8 +99,7 @@ fn by_method(upstream: UpstreamId, method: &Method, headers: &HeaderMap) -> Resu
             Ok(Route::Message(upstream))
         }
         Method::GET | Method::DELETE => {
-            let has_body = headers.contains_key(TRANSFER_ENCODING)
-                || once(headers, &CONTENT_LENGTH)?.is_some_and(|length| length != "0");
+            let has_body = once(headers, &CONTENT_LENGTH)?.is_some_and(|length| length != "0");
             if has_body {
                 return Err(Stop::head(Code::HttpHeader, "a body where none belongs"));
             }
