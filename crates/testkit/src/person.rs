@@ -49,7 +49,8 @@ impl Person {
         let path = invite_url.strip_prefix(&self.origin).unwrap_or(invite_url).to_owned();
         self.open(&path).await?;
         let offer = accepted(self.post(&format!("{path}/begin"), &json!({})).await?)?;
-        let response = self.passkey.register(RP_ID, &self.origin, &challenge(&offer)?).map_err(io::Error::other)?;
+        let response =
+            self.passkey.register(RP_ID, &self.origin, &challenge(&offer)?).map_err(io::Error::other)?;
         accepted(self.post(&format!("{path}/register"), &to_value(&response)?).await?)?;
         self.log_in().await
     }
@@ -119,7 +120,8 @@ impl Person {
     }
 
     fn assert(&mut self, offer: &Value) -> io::Result<Value> {
-        let response = self.passkey.assert(RP_ID, &self.origin, &challenge(offer)?).map_err(io::Error::other)?;
+        let response =
+            self.passkey.assert(RP_ID, &self.origin, &challenge(offer)?).map_err(io::Error::other)?;
         to_value(&response)
     }
 
@@ -189,7 +191,11 @@ fn accepted(answer: Answer) -> io::Result<Value> {
     if answer.status == 200 {
         return Ok(answer.json());
     }
-    Err(io::Error::other(format!("the console says {}: {}", answer.status, String::from_utf8_lossy(&answer.body))))
+    Err(io::Error::other(format!(
+        "the console says {}: {}",
+        answer.status,
+        String::from_utf8_lossy(&answer.body)
+    )))
 }
 
 fn attribute(page: &str, before: &str) -> Option<String> {
@@ -198,7 +204,8 @@ fn attribute(page: &str, before: &str) -> Option<String> {
 }
 
 fn challenge(offer: &Value) -> io::Result<[u8; 32]> {
-    let text = offer["challenge"].as_str().ok_or_else(|| io::Error::other(format!("no challenge in {offer}")))?;
+    let text =
+        offer["challenge"].as_str().ok_or_else(|| io::Error::other(format!("no challenge in {offer}")))?;
     let bytes = b64::url_decode(text).map_err(io::Error::other)?;
     bytes.try_into().map_err(|_| io::Error::other("the challenge is not 32 bytes"))
 }

@@ -10,9 +10,11 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
+
+use crate::insider::now;
 
 /// How long any one answer may take before the test is called failed.
 pub const PATIENCE: Duration = Duration::from_secs(90);
@@ -133,7 +135,7 @@ impl Talking {
     /// If it does not end in time.
     pub fn terminate(&mut self, within: Duration) -> io::Result<ExitStatus> {
         signal(self.pid(), "TERM")?;
-        let begun = Instant::now();
+        let deadline = now().plus_millis(i64::try_from(within.as_millis()).unwrap_or(i64::MAX / 2));
         loop {
             if let Some(status) = self.child.try_wait()? {
                 if let Some(reader) = self.reader.take() {
@@ -141,7 +143,7 @@ impl Talking {
                 }
                 return Ok(status);
             }
-            if begun.elapsed() > within {
+            if now() > deadline {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, format!("{} does not end", self.name)));
             }
             std::thread::park_timeout(Duration::from_millis(5));

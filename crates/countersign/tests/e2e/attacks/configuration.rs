@@ -56,19 +56,49 @@ fn a_doubtful_configuration_starts_nothing_and_the_key_is_named() {
     };
     check("writable by everybody", GOOD, 0o602, &["written by others", "chmod"]);
     check("writable by the group", GOOD, 0o620, &["written by others"]);
-    check("an unknown key", &with("[server]\n", "[server]\ntrusted_proxy = true\n"), 0o600, &["trusted_proxy"]);
+    check(
+        "an unknown key",
+        &with("[server]\n", "[server]\ntrusted_proxy = true\n"),
+        0o600,
+        &["trusted_proxy"],
+    );
     check("an unknown section", &format!("{GOOD}\n[proxy]\ntrusted = true\n"), 0o600, &["proxy"]);
     check("a typo in a key", &with("ek_roots", "ek_rots"), 0o600, &["ek_rots"]);
     check("a missing key", &with("trust_domain = \"example.org\"\n", ""), 0o600, &["trust_domain"]);
     check("a number for a text", &with("\"example.org\"", "7"), 0o600, &["trust_domain"]);
     check("a text for an address", &with("\"127.0.0.1:0\"", "\"everywhere\""), 0o600, &["listen"]);
     check("a key twice", &with("[server]\n", "[server]\nlisten = \"127.0.0.1:1\"\n"), 0o600, &["listen"]);
-    check("an unknown insecurity", &with("id = \"work\"\n", "id = \"work\"\ninsecure_everything = true\n"), 0o600, &["insecure_everything"]);
-    check("a text for an insecurity", &with("id = \"work\"\n", "id = \"work\"\ninsecure_plain_http = \"yes\"\n"), 0o600, &["insecure_plain_http"]);
-    check("plain http to elsewhere", &with("http://127.0.0.1:9", "http://tools.example"), 0o600, &["insecure_plain_http"]);
-    check("the console on every address", &with("[console]\nlisten = \"127.0.0.1:0\"", "[console]\nlisten = \"0.0.0.0:0\""), 0o600, &["console.listen"]);
+    check(
+        "an unknown insecurity",
+        &with("id = \"work\"\n", "id = \"work\"\ninsecure_everything = true\n"),
+        0o600,
+        &["insecure_everything"],
+    );
+    check(
+        "a text for an insecurity",
+        &with("id = \"work\"\n", "id = \"work\"\ninsecure_plain_http = \"yes\"\n"),
+        0o600,
+        &["insecure_plain_http"],
+    );
+    check(
+        "plain http to elsewhere",
+        &with("http://127.0.0.1:9", "http://tools.example"),
+        0o600,
+        &["insecure_plain_http"],
+    );
+    check(
+        "the console on every address",
+        &with("[console]\nlisten = \"127.0.0.1:0\"", "[console]\nlisten = \"0.0.0.0:0\""),
+        0o600,
+        &["console.listen"],
+    );
     check("an upstream in other case", &with("id = \"work\"", "id = \"Work\""), 0o600, &["upstream.id"]);
-    check("an upstream twice", &format!("{GOOD}\n[[upstream]]\nid = \"work\"\nurl = \"https://a.example/mcp\"\n"), 0o600, &["work", "twice"]);
+    check(
+        "an upstream twice",
+        &format!("{GOOD}\n[[upstream]]\nid = \"work\"\nurl = \"https://a.example/mcp\"\n"),
+        0o600,
+        &["work", "twice"],
+    );
     check("not TOML", "trust_domain: example.org", 0o600, &["countersign.toml"]);
     check("empty", "", 0o600, &["trust_domain"]);
 }
@@ -76,9 +106,11 @@ fn a_doubtful_configuration_starts_nothing_and_the_key_is_named() {
 #[test]
 fn a_weaker_choice_announces_itself() {
     let folder = tempfile::tempdir().expect("a folder");
-    let text = GOOD
-        .replacen("http://127.0.0.1:9", "http://tools.example", 1)
-        .replacen("id = \"work\"\n", "id = \"work\"\ninsecure_plain_http = true\n", 1);
+    let text = GOOD.replacen("http://127.0.0.1:9", "http://tools.example", 1).replacen(
+        "id = \"work\"\n",
+        "id = \"work\"\ninsecure_plain_http = true\n",
+        1,
+    );
     let output = serve(folder.path(), &text, 0o600);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("missing-roots"), "it is read: {said}");

@@ -88,7 +88,10 @@ fn changed_files_are_named(world: &World, log: &Path, size: u64) {
         if let Some(index) = index {
             let named = format!("at entry {index}");
             let at = said.find(&named).map(|at| said[at + named.len()..].chars().next());
-            assert!(at.is_some_and(|next| next.is_none_or(|next| !next.is_ascii_digit())), "{name}: {named}: {said}");
+            assert!(
+                at.is_some_and(|next| next.is_none_or(|next| !next.is_ascii_digit())),
+                "{name}: {named}: {said}"
+            );
         }
     };
     for index in [0, 1, 130, WIDTH - 1, WIDTH, last] {
@@ -157,7 +160,8 @@ fn what_is_no_log_of_ours_is_no_log(world: &World, log: &Path) {
             other => panic!("{name}: {other:?}"),
         }
     };
-    let origin = LogVerifier::parse(std::fs::read_to_string(&our_key).expect("the key").trim()).expect("a key");
+    let origin =
+        LogVerifier::parse(std::fs::read_to_string(&our_key).expect("the key").trim()).expect("a key");
     let stranger = LogKey::from_seed(&[7; 32]).expect("a key");
     let elsewhere = Origin::parse("elsewhere.example/log").expect("an origin");
     let key_file = |text: String| {
@@ -182,7 +186,10 @@ fn what_is_no_log_of_ours_is_no_log(world: &World, log: &Path) {
     for (name, text) in [
         ("an empty checkpoint", String::new()),
         ("a checkpoint of noise", "\u{1f980}".repeat(100)),
-        ("a checkpoint without signatures", checkpoint(log).split("\n\n").next().unwrap_or_default().to_owned() + "\n\n"),
+        (
+            "a checkpoint without signatures",
+            checkpoint(log).split("\n\n").next().unwrap_or_default().to_owned() + "\n\n",
+        ),
         ("half a checkpoint", checkpoint(log)[..40].to_owned()),
     ] {
         check(name, &[6], &|copy| {
@@ -203,10 +210,12 @@ fn what_is_no_log_of_ours_is_no_log(world: &World, log: &Path) {
     let empty = world.dir().join("nothing");
     std::fs::create_dir_all(&empty).expect("a folder");
     for command in [["audit", "verify"], ["audit", "show"], ["audit", "invariants"]] {
-        let output = world.cli_output(&[command[0], command[1], &empty.display().to_string()]).expect("it runs");
+        let output =
+            world.cli_output(&[command[0], command[1], &empty.display().to_string()]).expect("it runs");
         assert_eq!(output.status.code(), Some(2), "{command:?}");
     }
-    let beyond = world.cli_output(&["audit", "prove", &log.display().to_string(), "1000000"]).expect("it runs");
+    let beyond =
+        world.cli_output(&["audit", "prove", &log.display().to_string(), "1000000"]).expect("it runs");
     assert_eq!(beyond.status.code(), Some(6), "a proof of what is not there");
 }
 
@@ -267,7 +276,11 @@ fn checkpoint(log: &Path) -> String {
 fn file_of(log: &Path, tree: &str, size: u64, index: u64) -> PathBuf {
     let bundle = index / WIDTH;
     let full = log.join(tree).join(format!("{bundle:03}"));
-    if (bundle + 1) * WIDTH <= size { full } else { log.join(tree).join(format!("{bundle:03}.p/{}", size % WIDTH)) }
+    if (bundle + 1) * WIDTH <= size {
+        full
+    } else {
+        log.join(tree).join(format!("{bundle:03}.p/{}", size % WIDTH))
+    }
 }
 
 fn file_of_level(log: &Path, level: u64, size: u64) -> PathBuf {

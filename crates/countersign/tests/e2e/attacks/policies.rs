@@ -56,12 +56,21 @@ fn policies_and_tasks_take_effect_at_once_or_not_at_all() {
     for (name, text) in [
         ("not Cedar", "allow everything"),
         ("half written", half),
-        ("an unknown attribute", "permit (principal, action, resource) when { context.machine.color == \"blue\" };"),
+        (
+            "an unknown attribute",
+            "permit (principal, action, resource) when { context.machine.color == \"blue\" };",
+        ),
         ("an unknown type", "permit (principal == Robot::\"x\", action, resource);"),
-        ("an unknown action", "permit (principal, action == Action::\"work/nothing.known\", resource) when { principal.level > 3 };"),
+        (
+            "an unknown action",
+            "permit (principal, action == Action::\"work/nothing.known\", resource) when { principal.level > 3 };",
+        ),
         ("a wrong type", "permit (principal, action, resource) when { context.machine.level == \"3\" };"),
         ("an unknown requirement", "@id(\"x\") @requires(\"luck\") forbid (principal, action, resource);"),
-        ("an identifier twice", "@id(\"a\") permit (principal, action, resource); @id(\"a\") permit (principal, action, resource);"),
+        (
+            "an identifier twice",
+            "@id(\"a\") permit (principal, action, resource); @id(\"a\") permit (principal, action, resource);",
+        ),
     ] {
         let from = world.log_size().expect("a size");
         let refused = world.activate_policy(text);

@@ -26,9 +26,11 @@ enum Leaves {
     NothingMalformed,
     /// Nothing: a page that a person's browser opens.
     NothingPage,
+    /// Nothing: whether it is well, asked every few seconds.
+    NothingHealth,
 }
 
-use Leaves::{NothingFresh, NothingMalformed, NothingPage, NothingPublic, Record};
+use Leaves::{NothingFresh, NothingHealth, NothingMalformed, NothingPage, NothingPublic, Record};
 
 struct Call {
     method: Method,
@@ -52,7 +54,14 @@ const fn get(route: &'static str, status: u16, says: &'static str, leaves: Leave
     Call { method: Method::GET, route, path: route, kind: "", body: "", status, says, leaves }
 }
 
-const fn post(route: &'static str, kind: &'static str, body: &'static str, status: u16, says: &'static str, leaves: Leaves) -> Call {
+const fn post(
+    route: &'static str,
+    kind: &'static str,
+    body: &'static str,
+    status: u16,
+    says: &'static str,
+    leaves: Leaves,
+) -> Call {
     Call { method: Method::POST, route, path: route, kind, body, status, says, leaves }
 }
 
@@ -110,9 +119,27 @@ fn console() -> Vec<Call> {
     ]
 }
 
+fn status() -> Vec<Call> {
+    vec![
+        get("/healthz", 200, "ok", NothingHealth),
+        get("/readyz", 200, "ready", NothingHealth),
+        get("/metrics", 200, "cs_", NothingHealth),
+    ]
+}
+
 fn gateway() -> Vec<Call> {
-    let message = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"notes.read","arguments":{}}}"#;
-    let mcp = |method: Method, kind, body, status, says| Call { method, route: "/mcp", path: "/mcp/work", kind, body, status, says, leaves: Record };
+    let message =
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"notes.read","arguments":{}}}"#;
+    let mcp = |method: Method, kind, body, status, says| Call {
+        method,
+        route: "/mcp",
+        path: "/mcp/work",
+        kind,
+        body,
+        status,
+        says,
+        leaves: Record,
+    };
     vec![
         get("/.well-known/oauth-protected-resource/mcp/work", 200, "authorization_servers", NothingPublic),
         mcp(Method::POST, JSON, message, 401, "resource_metadata"),
@@ -134,18 +161,37 @@ fn every_route_answers_strangers_in_its_protocols_words_and_leaves_a_record() {
     let world = &scene.stage.world;
     all_routes_are_in_the_table(world, &["oauth", "attest", "acme"], &server());
     all_routes_are_in_the_table(world, &["console"], &console());
+    all_routes_are_in_the_table(world, &["admin/status"], &status());
     let stranger = Caller::anonymous(world.ready()).expect("a stranger");
     let gateway_host = world.ready().gateway.trim_start_matches("https://").to_owned();
     let console_host = world.ready().console.trim_start_matches("http://").to_owned();
     for call in gateway() {
-        check("gateway", world, &call, |request| block_on(stranger.to_gateway(with_host(request, &gateway_host))));
+        check("gateway", world, &call, |request| {
+            block_on(stranger.to_gateway(with_host(request, &gateway_host)))
+        });
     }
     for call in server() {
         check("control plane", world, &call, |request| block_on(stranger.to_server(request)));
     }
-    for call in console() {
-        check("console", world, &call, |request| block_on(plain(&console_host, with_host(request, &console_host))));
+    let status_host = status_host(world);
+    for call in status() {
+        check("status", world, &call, |request| {
+            block_on(plain(&status_host, with_host(request, &status_host)))
+        });
     }
+    for call in console() {
+        check("console", world, &call, |request| {
+            block_on(plain(&console_host, with_host(request, &console_host)))
+        });
+    }
+}
+
+/// Where numbers are read; `countersign dev` says so when it is ready.
+fn status_host(world: &World) -> String {
+    let said = world.said().expect("what it said");
+    let ready = said.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let ready = ready.into_iter().find(|line| line["ready"] == true).expect("it is ready");
+    ready["status"].as_str().expect("a URL").trim_start_matches("http://").to_owned()
 }
 
 fn check(

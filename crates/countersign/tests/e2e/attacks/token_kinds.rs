@@ -60,14 +60,19 @@ async fn fresh(scene: &Scene, kind: Kind) -> String {
         Kind::AttestationProof => {
             insider.prove_machine(&insider.challenge().await.expect("a challenge")).expect("a proof by M")
         }
-        Kind::GatewayDpop => insider.proof_for("POST", &insider.url(), Some(&scene.token)).expect("a proof by A"),
+        Kind::GatewayDpop => {
+            insider.proof_for("POST", &insider.url(), Some(&scene.token)).expect("a proof by A")
+        }
         Kind::TokenDpop => {
             insider.proof_for("POST", &format!("{}/oauth/token", ready.server), None).expect("a proof by A")
         }
-        Kind::ChannelProof => channel::prove(&insider.key, &[7; 32], &ready.gateway, now()).expect("a proof by A"),
+        Kind::ChannelProof => {
+            channel::prove(&insider.key, &[7; 32], &ready.gateway, now()).expect("a proof by A")
+        }
         Kind::AcmeRequest => {
             let url = format!("{}/acme/new-account", ready.server);
-            let signed = countersign_proto::acme::sign_request(&insider.key, None, "nonce", &url, b"{}").expect("signed");
+            let signed = countersign_proto::acme::sign_request(&insider.key, None, "nonce", &url, b"{}")
+                .expect("signed");
             let parts: serde_json::Value = serde_json::from_slice(&signed).expect("JSON");
             let part = |name: &str| parts[name].as_str().expect("a part").to_owned();
             [part("protected"), part("payload"), part("signature")].join(".")
@@ -89,7 +94,9 @@ async fn present(scene: &Scene, place: Place, kind: Kind) -> Answer {
         }
     };
     match place {
-        Place::Authorization => scene.post(body.as_bytes(), replace("authorization", format!("DPoP {token}"))).await,
+        Place::Authorization => {
+            scene.post(body.as_bytes(), replace("authorization", format!("DPoP {token}"))).await
+        }
         Place::Dpop => scene.post(body.as_bytes(), replace("dpop", token)).await,
         Place::Channel => {
             // Its own kind is bound to the connection; the others are sent as they are.
@@ -97,7 +104,10 @@ async fn present(scene: &Scene, place: Place, kind: Kind) -> Answer {
             let (insider, url) = (&scene.insider, scene.insider.url());
             let body = serde_json::from_str(&body).expect("JSON");
             let session = Some(scene.session.as_str());
-            let sent = insider.caller.call_on_channel(&url, &scene.token, &insider.key, stolen, session, &body).await;
+            let sent = insider
+                .caller
+                .call_on_channel(&url, &scene.token, &insider.key, stolen, session, &body)
+                .await;
             sent.expect("an answer").0
         }
         Place::Attestation | Place::AttestationPop | Place::TokenDpop => {
@@ -135,16 +145,29 @@ fn each_kind_of_token_is_worth_something_in_its_own_place_only() {
             for kind in KINDS.into_iter().filter(|kind| *kind != own) {
                 let answer = present(&scene, place, kind).await;
                 let body = answer.json();
-                assert!((400..=401).contains(&answer.status), "{kind:?} in {place:?}: {} {body}", answer.status);
-                assert!(body["access_token"].is_null() && body["result"].is_null(), "{kind:?} in {place:?}: {body}");
+                assert!(
+                    (400..=401).contains(&answer.status),
+                    "{kind:?} in {place:?}: {} {body}",
+                    answer.status
+                );
+                assert!(
+                    body["access_token"].is_null() && body["result"].is_null(),
+                    "{kind:?} in {place:?}: {body}"
+                );
                 cells += 1;
             }
         }
         assert_eq!(cells, PLACES.len() * (KINDS.len() - 1));
-        assert_eq!(world.upstream_stats().expect("counters")["calls"], reached, "something reached the tool server");
+        assert_eq!(
+            world.upstream_stats().expect("counters")["calls"],
+            reached,
+            "something reached the tool server"
+        );
         let records = world.records(from).expect("records");
         let of_kind = |kind: &str| records.iter().filter(|entry| entry["record"]["kind"] == kind).count();
-        let issued = records.iter().filter(|entry| entry["record"]["what"] == "access_token" && entry["record"]["kind"] == "issue");
+        let issued = records
+            .iter()
+            .filter(|entry| entry["record"]["what"] == "access_token" && entry["record"]["kind"] == "issue");
         assert_eq!((of_kind("intent"), issued.count()), (0, 0), "something was allowed");
         assert_eq!(of_kind("denial"), cells, "one record per refusal");
     });

@@ -13,7 +13,11 @@ fn no_connection_is_resumed() {
     let ready = scene.stage.world.ready();
     block_on(async {
         let [first, second] = visits_to_a_server_with_tickets().await.expect("the control");
-        assert_eq!((is_full(first), second), (true, HandshakeKind::Resumed), "the client does resume where it may");
+        assert_eq!(
+            (is_full(first), second),
+            (true, HandshakeKind::Resumed),
+            "the client does resume where it may"
+        );
         let client = Resuming::new(ready, &scene.laptop, &scene.insider).expect("a client");
         for url in [&ready.gateway, &ready.server] {
             let authority = url.trim_start_matches("https://");
