@@ -14,6 +14,7 @@ use countersign_gateway::{
     Credential, Gateway, GatewayConfig, GatewayLimits, Origin, RunningGateway, ServerIdentity,
     UpstreamConfig as GatewayUpstream,
 };
+use countersign_log::storage::Disk;
 use countersign_log::{Log, LogLimits};
 use countersign_proto::id::{TrustDomain, UpstreamId};
 use countersign_proto::time::{Clock, Entropy, Timestamp};
@@ -33,6 +34,7 @@ use crate::cli::{Dev, Serve};
 use crate::config::{Config, ToolReview, Upstream};
 use crate::exit::{Code, Failure};
 use crate::joint::Joint;
+use crate::remembered::Remembered;
 use crate::secret_file;
 
 /// How often the age of the gateway's certificate is looked at.
@@ -48,6 +50,7 @@ pub async fn dev(command: &Dev, json: bool) -> Result<ExitCode, Failure> {
             credential_header: "authorization".to_owned(),
             ca_file: None,
             tool_review: ToolReview::FirstSight,
+            insecure_plain_http: false,
             id,
             url,
         })
@@ -91,6 +94,9 @@ fn pairs(flag: &str, given: &[String]) -> Result<BTreeMap<UpstreamId, String>, F
 
 /// Brings everything up, says so, and runs until SIGTERM or SIGINT.
 async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure> {
+    for key in config.insecure() {
+        tracing::warn!(key, "an insecure setting is in force");
+    }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let rng: Arc<dyn Entropy> = Arc::new(SystemEntropy);
     let failed = |what: &str, error: &dyn std::error::Error| {
@@ -109,7 +115,8 @@ async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure> {
     private_folder(&config.data_dir).map_err(|error| failed("data folder", &error))?;
     let ports = Ports::bind(config)?;
     let metrics = PrometheusBuilder::new().install_recorder().map_err(|error| failed("metrics", &error))?;
-    let log = open_log(config, &ports, rng.as_ref(), Arc::clone(&clock))
+    let remembered = Remembered::new(&config.data_dir, &config.data_dir.join("log"));
+    let log = open_log(config, &ports, &remembered, rng.as_ref(), Arc::clone(&clock))
         .map_err(|error| failed("audit log", &*error))?;
     let store = open_store(config, rng.as_ref()).map_err(|error| failed("store", &*error))?;
 
@@ -150,6 +157,7 @@ async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure> {
     .await
     .map_err(|error| failed("gateway", &error))?;
 
+    let remembering = tokio::spawn(keep_remembering(remembered.clone()));
     // Ready means that a call would be decided: the gateway has verified a first snapshot.
     gateway.until_snapshot(1).await;
     let status_url = server.status_addr.map(|address| format!("http://{address}"));
@@ -164,7 +172,9 @@ async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure> {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
     }
     renewing.abort();
+    remembering.abort();
     shut_down(gateway, server, log).await?;
+    remembered.keep().map_err(|error| failed("remembered checkpoint", &error))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -218,7 +228,13 @@ fn private_folder(folder: &Path) -> std::io::Result<()> {
 
 type Boxed = Box<dyn std::error::Error + Send + Sync>;
 
-fn open_log(config: &Config, ports: &Ports, rng: &dyn Entropy, clock: Arc<dyn Clock>) -> Result<Log, Boxed> {
+fn open_log(
+    config: &Config,
+    ports: &Ports,
+    remembered: &Remembered,
+    rng: &dyn Entropy,
+    clock: Arc<dyn Clock>,
+) -> Result<Log, Boxed> {
     let folder = config.data_dir.join("log");
     private_folder(&folder)?;
     let seed = secret_file::load_or_create(&config.data_dir.join("log.key"), rng)?;
@@ -236,8 +252,29 @@ fn open_log(config: &Config, ports: &Ports, rng: &dyn Entropy, clock: Arc<dyn Cl
         Err(error) => return Err(error.into()),
     };
     let origin = LogOrigin::parse(name.trim())?;
-    std::fs::write(folder.join("key.pub"), format!("{}\n", key.verifier(&origin)))?;
-    Ok(Log::open(&folder, origin, key, LogLimits::default(), clock)?)
+    let verifier = key.verifier(&origin);
+    let before = remembered.load(&verifier)?;
+    let storage = Arc::new(Disk::new(&folder)?);
+    let log = Log::open_on(storage, origin, key, LogLimits::default(), clock, before.as_ref())?;
+    // Only now: a start that is refused must not leave another log's key beside this one.
+    std::fs::write(folder.join("key.pub"), format!("{verifier}\n"))?;
+    Ok(log)
+}
+
+/// How often the newest checkpoint is remembered outside the log.
+const REMEMBER_EVERY: Duration = Duration::from_secs(10);
+
+/// Remembers the newest checkpoint now and then, until it is dropped.
+async fn keep_remembering(remembered: Remembered) {
+    let mut ticks = tokio::time::interval(REMEMBER_EVERY);
+    loop {
+        ticks.tick().await;
+        let remembered = remembered.clone();
+        let kept = tokio::task::spawn_blocking(move || remembered.keep()).await;
+        if let Ok(Err(error)) = kept {
+            tracing::warn!(%error, "the newest checkpoint could not be remembered");
+        }
+    }
 }
 
 fn open_store(config: &Config, rng: &dyn Entropy) -> Result<countersign_store::Store, Boxed> {
