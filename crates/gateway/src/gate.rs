@@ -19,6 +19,7 @@ use crate::outcome::Outcomes;
 use crate::replay::ProofMemory;
 use crate::session::Sessions;
 use crate::standing::{Bearer, Standings};
+use crate::step_up::StepUps;
 use crate::tools::{self, Changed, ListError, Seen};
 use crate::upstream::Upstream;
 
@@ -33,6 +34,7 @@ pub(crate) struct Gate {
     pub(crate) tokens: Cache<Sha256Digest, (u64, Arc<VerifiedToken>)>,
     pub(crate) proofs: ProofMemory,
     pub(crate) budgets: Arc<Budgets>,
+    pub(crate) step_ups: StepUps,
     pub(crate) sessions: Sessions,
     pub(crate) upstreams: HashMap<UpstreamId, Side>,
     pub(crate) control: Arc<dyn ControlPlane>,

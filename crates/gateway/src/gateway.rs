@@ -33,6 +33,7 @@ use crate::gate::{Gate, Side};
 use crate::replay::ProofMemory;
 use crate::session::Sessions;
 use crate::standing::{Accepted, Standings};
+use crate::step_up::StepUps;
 use crate::tls;
 use crate::tools::Seen;
 use crate::upstream::Upstream;
@@ -125,6 +126,7 @@ impl Gateway {
             tokens: Cache::new(limits.cached_tokens),
             proofs: ProofMemory::new(limits.remembered_proofs, memory_secs, now, proofs_until),
             budgets,
+            step_ups: StepUps::new(limits.cached_tokens),
             sessions: Sessions::new(limits.sessions, limits.session_idle_secs, rng.clone()),
             upstreams,
             control,

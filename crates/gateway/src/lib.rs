@@ -19,6 +19,7 @@ mod replay;
 mod session;
 mod sse;
 mod standing;
+mod step_up;
 mod tls;
 mod tools;
 mod upstream;

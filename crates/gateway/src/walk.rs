@@ -25,6 +25,7 @@ use crate::front::{self, Presented, Route};
 use crate::gate::{Gate, Side};
 use crate::refusal::{self, Asked, Stop};
 use crate::standing::{Bearer, Standing};
+use crate::step_up::Step;
 
 use forward::Forward;
 
@@ -241,7 +242,9 @@ impl<'a> Trail<'a> {
         })?;
         let answer = match &presented.approval {
             None => approval::Answer::NotAsked,
-            Some(id) => self.redeem(&standing, id, call, bearer).await?,
+            Some(id) => self.redeem(&standing, id, call, bearer).await.inspect_err(|_| {
+                self.gate.step_ups.count(bearer, call.digest(), Step::Refused);
+            })?,
         };
         // Waiting for a person takes time in which a kill may have come: decide by what holds now.
         let standing = self.standing()?;
@@ -269,17 +272,24 @@ impl<'a> Trail<'a> {
             Ok(Verdict::Permit(permit)) => {
                 reservation.keep();
                 count_decision("permit", "");
+                self.gate.step_ups.count(bearer, call.digest(), Step::Permitted);
                 Ok(permit)
             }
             Ok(Verdict::Deny(denial)) => {
                 count_decision("deny", denial.code.as_str());
+                self.gate.step_ups.count(bearer, call.digest(), Step::Refused);
                 Err(Turn::Answered(refusal::denied(&denial, &self.asked())))
             }
             Ok(Verdict::Challenge(needed)) => {
                 count_decision("challenge", "");
-                let result = if matches!(needed.needs, Needs::Approval) { "approval" } else { "fresh" };
-                metrics::counter!("cs_stepup_total", "agent" => bearer.agent.to_string(), "result" => result)
-                    .increment(1);
+                let step = match (&needed.needs, &answer) {
+                    (Needs::FreshAttestation { .. } | Needs::Acr(_), _) => Step::Evidence,
+                    (Needs::Approval, approval::Answer::Pending(_)) => Step::Waiting,
+                    (Needs::Approval, approval::Answer::NotAsked | approval::Answer::Granted(_)) => {
+                        Step::Person
+                    }
+                };
+                self.gate.step_ups.count(bearer, call.digest(), step);
                 Err(Turn::Answered(match needed.needs {
                     Needs::FreshAttestation { .. } | Needs::Acr(_) => {
                         refusal::step_up(&needed, &self.asked())
