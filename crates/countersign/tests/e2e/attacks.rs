@@ -183,5 +183,9 @@ fn records_on_disk(world: &World) -> Vec<Value> {
 
 /// The digests of all calls that have an intent.
 fn intended(records: &[Value]) -> BTreeSet<&str> {
-    records.iter().filter(|record| record["kind"] == "intent").filter_map(|record| record["call"].as_str()).collect()
+    records
+        .iter()
+        .filter(|record| record["kind"] == "intent")
+        .filter_map(|record| record["call"].as_str())
+        .collect()
 }
