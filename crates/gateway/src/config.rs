@@ -215,7 +215,7 @@ impl Default for GatewayLimits {
             listing_timeout: Duration::from_secs(30),
             proof_max_age_secs: 60,
             clock_skew_secs: 5,
-            remembered_proofs: 1 << 20,
+            remembered_proofs: 1 << 22,
             cached_tokens: 10_000,
             sessions: 10_000,
             session_idle_secs: 1800,

@@ -71,7 +71,8 @@ struct Admitted {
 /// Takes one request all the way. Always answers.
 pub(crate) async fn walk(gate: &Gate, connection: &Connection, request: Request<Incoming>) -> Response<Body> {
     let trail = Trail::new(gate, connection);
-    let span = tracing::info_span!("walk", decision = %trail.decision_id);
+    // At the level of errors, so that no filter that shows a line of this walk hides whose it is.
+    let span = tracing::error_span!("walk", decision = %trail.decision_id);
     let started = tokio::time::Instant::now();
     async move {
         let mut trail = trail;
