@@ -17,8 +17,10 @@ use countersign_proto::acme::{
     VerifiedAcmeRequest,
 };
 use countersign_store::{ConsumeKind, StoreError, Stored};
+use countersign_trust::acme::Account;
 use http::header::{CACHE_CONTROL, HeaderName, LINK};
 use http::{HeaderValue, StatusCode};
+use serde_json::json;
 
 use crate::http::{content_type_is, header_value, json_response, read};
 use crate::nonce::Purpose;
@@ -116,7 +118,7 @@ async fn spend_nonce(plane: &Plane, nonce: &str) -> Result<(), AcmeError> {
 /// A request that brings its own key.
 async fn embedded(plane: &Plane, request: Request) -> Result<VerifiedAcmeRequest, AcmeError> {
     let (signed, url) = receive(plane, request).await?;
-    let verified = noting_url(plane, signed.verify_embedded(&url)).await?;
+    let verified = noting_url(plane, None, signed.verify_embedded(&url)).await?;
     spend_nonce(plane, verified.nonce()).await?;
     Ok(verified)
 }
@@ -134,7 +136,8 @@ async fn of_account(plane: &Plane, request: Request) -> Result<OfAccount, AcmeEr
             None => Problem::new(AcmeProblem::Malformed, "this request needs a kid").into(),
         });
     };
-    let verified = noting_url(plane, signed.verify_account(&url, &account.value.0.key)).await?;
+    let verified =
+        noting_url(plane, Some(&account.value.0), signed.verify_account(&url, &account.value.0.key)).await?;
     spend_nonce(plane, verified.nonce()).await?;
     account.value.0.may_act()?;
     Ok(OfAccount { account, request: verified })
@@ -143,16 +146,35 @@ async fn of_account(plane: &Plane, request: Request) -> Result<OfAccount, AcmeEr
 /// A correctly signed request sent to another URL than its own is somebody's attempt: it leaves a record.
 async fn noting_url(
     plane: &Plane,
+    account: Option<&Account>,
     verified: Result<VerifiedAcmeRequest, Problem>,
 ) -> Result<VerifiedAcmeRequest, AcmeError> {
     match verified {
         Ok(verified) => Ok(verified),
         Err(problem) => {
             if problem.kind == AcmeProblem::Unauthorized {
-                answer::record_refusal(plane, "acme.url_mismatch", serde_json::json!({})).await?;
+                let code = "acme.url_mismatch";
+                match account {
+                    Some(account) => answer::record_refusal(plane, code, facts_of(account)).await?,
+                    None => answer::record_strangers_refusal(plane, code, json!({})).await?,
+                }
             }
             Err(problem.into())
         }
+    }
+}
+
+fn facts_of(account: &Account) -> serde_json::Value {
+    json!({"account": account.id, "machine": account.machine})
+}
+
+/// An account reached for what is another's: refused as if there were nothing, and recorded.
+async fn foreign(plane: &Plane, account: &Account, thing: &str) -> AcmeError {
+    let mut facts = facts_of(account);
+    facts["thing"] = thing.into();
+    match answer::record_refusal(plane, "acme.foreign", facts).await {
+        Ok(()) => Problem::new(AcmeProblem::Unauthorized, "this account may not do that").into(),
+        Err(trouble) => trouble.into(),
     }
 }
 

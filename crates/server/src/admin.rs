@@ -17,7 +17,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, Request, State};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use countersign_audit::Kind;
@@ -67,9 +68,33 @@ pub(crate) fn router(plane: Arc<Plane>) -> Router {
         .route("/admin/v1/approvals", get(tasks::list_approvals))
         .route("/admin/v1/approvals/{id}", get(tasks::show_approval))
         .with_state(Arc::clone(&plane))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&plane), note_refusal))
         .merge(status_router(plane))
         .fallback(|| async { AdminError::NotFound })
 }
+
+/// A command that is refused leaves a record, too: who tried, what, and why not. Questions leave none.
+async fn note_refusal(State(plane): State<Arc<Plane>>, request: Request, next: Next) -> Response {
+    let is_command = request.method() != http::Method::GET;
+    let peer = request.extensions().get::<Peer>().cloned().unwrap_or(Peer::Anonymous);
+    let path: String = request.uri().path().chars().take(TEXT_CHARS).collect();
+    let response = next.run(request).await;
+    let Some(RefusedAs(code)) = response.extensions().get::<RefusedAs>().copied() else { return response };
+    if !is_command {
+        return response;
+    }
+    let members = serde_json::json!({
+        "what": "admin", "code": format!("admin.{code}"), "path": path, "by": by(&peer),
+    });
+    match plane.record(Kind::Denial, members).await {
+        Ok(()) => response,
+        Err(trouble) => AdminError::Unavailable(trouble).into_response(),
+    }
+}
+
+/// Marks the answer to a refused command with its code.
+#[derive(Clone, Copy)]
+struct RefusedAs(&'static str);
 
 /// Why a command was refused.
 #[derive(Debug)]
@@ -152,7 +177,12 @@ impl IntoResponse for AdminError {
                 )
             }
         };
-        json_response(status, &api::ApiError { error: error.into(), message: message.into(), details })
+        let answer = api::ApiError { error: error.into(), message: message.into(), details };
+        let mut response = json_response(status, &answer);
+        if status != StatusCode::SERVICE_UNAVAILABLE {
+            response.extensions_mut().insert(RefusedAs(error));
+        }
+        response
     }
 }
 

@@ -11,7 +11,6 @@ use axum::Router;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use countersign_audit::Kind;
 use countersign_proto::b64;
 use countersign_proto::digest::Sha256Digest;
 use countersign_store::StoreError;
@@ -21,6 +20,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::http::{json_response, read_json};
+use crate::listen::Peer;
 use crate::plane::{Plane, Trouble};
 
 /// Largest request.
@@ -180,7 +180,12 @@ impl AttestError {
 }
 
 /// Answers; a refusal leaves exactly one record, and if that cannot be written the refusal is `audit_unavailable`.
-async fn conclude<T: Serialize>(plane: &Plane, step: &'static str, outcome: Result<T, Refused>) -> Response {
+async fn conclude<T: Serialize>(
+    plane: &Plane,
+    peer: &Peer,
+    step: &'static str,
+    outcome: Result<T, Refused>,
+) -> Response {
     let refused = match outcome {
         Ok(answer) => return json_response(StatusCode::OK, &answer),
         Err(refused) => refused,
@@ -191,7 +196,7 @@ async fn conclude<T: Serialize>(plane: &Plane, step: &'static str, outcome: Resu
             object.insert("code".into(), code.into());
             object.insert("what".into(), step.into());
         }
-        if let Err(trouble) = plane.record(Kind::Denial, members).await {
+        if let Err(trouble) = plane.record_refusal(peer, members).await {
             return AttestError::Unavailable(trouble).into_response();
         }
     }

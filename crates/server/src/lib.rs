@@ -24,6 +24,7 @@ mod people;
 mod plane;
 mod rows;
 mod snapshot;
+mod strangers;
 mod tls;
 
 pub use config::{Lifetimes, Limits, Listen, ServerConfig, UpstreamConfig};

@@ -22,6 +22,7 @@ use crate::console::port::{
 };
 use crate::console::view::CallView;
 use crate::control::{ApprovalRow, SignedRow, all_approvals, members};
+use crate::listen::Peer;
 use crate::plane::{Plane, Trouble};
 use crate::rows::{InviteRow, PersonRow, Row, passkey_name};
 
@@ -287,6 +288,15 @@ impl ConsolePort for People {
         now: Timestamp,
     ) -> PortFuture<'a, ()> {
         Box::pin(self.login(person, assertion, challenge, now))
+    }
+
+    fn note_failed_login<'a>(&'a self, credential_id: &'a [u8], why: &'static str) -> PortFuture<'a, ()> {
+        Box::pin(async move {
+            let members = json!({
+                "what": "login", "code": "login.refused", "passkey": passkey_name(credential_id), "detail": why,
+            });
+            Ok(self.plane.record_refusal(&Peer::Loopback, members).await?)
+        })
     }
 
     fn note_cloned_passkey<'a>(

@@ -22,8 +22,10 @@ use crate::changes::Changes;
 use crate::config::{Lifetimes, Limits, UpstreamConfig};
 use crate::control::Manifests;
 use crate::keys::{SecretBytes, ServerKeys};
+use crate::listen::Peer;
 use crate::nonce::NonceMint;
 use crate::server::{StartError, TlsIdentity};
+use crate::strangers::Strangers;
 
 /// The parsed configuration an endpoint may look at.
 pub(crate) struct Settings {
@@ -55,6 +57,8 @@ pub(crate) struct Plane {
     pub(crate) snapshots: watch::Sender<Option<SignedSnapshot>>,
     /// Changes under way, and whether the published body may lag behind the store.
     pub(crate) changes: Arc<Changes>,
+    /// How much of the log strangers may take.
+    pub(crate) strangers: Strangers,
     /// What upstreams have been writing into our store and log.
     pub(crate) manifests: Manifests,
     /// Serializes building and publishing.
@@ -175,6 +179,31 @@ impl Plane {
         // The receipt is for whoever reveals a decision; here it only matters that there is one.
         drop(self.log.append(self.form_record(kind, &members)?).await?);
         Ok(())
+    }
+
+    /// Records a refusal. Those of strangers are bounded: beyond, they are counted, and the count is recorded.
+    pub(crate) async fn record_refusal(
+        &self,
+        peer: &Peer,
+        members: serde_json::Value,
+    ) -> Result<(), Trouble> {
+        if peer.is_stranger() && !self.strangers.admits(self.now()) {
+            metrics::counter!("cs_refusals_unrecorded_total").increment(1);
+            return Ok(());
+        }
+        self.record(Kind::Denial, members).await
+    }
+
+    /// Records how many refusals have no record of their own, if any.
+    pub(crate) async fn sum_up_refusals(&self) {
+        let count = self.strangers.take_uncounted();
+        if count == 0 {
+            return;
+        }
+        let members = serde_json::json!({"code": "refusals.summed", "what": "strangers", "count": count});
+        if let Err(error) = self.record(Kind::Denial, members).await {
+            tracing::error!(error = &error as &dyn std::error::Error, count, "refusals not summed up");
+        }
     }
 
     fn form_record(&self, kind: Kind, members: &serde_json::Value) -> Result<Record, Trouble> {

@@ -28,6 +28,7 @@ use crate::keys::{KeyError, SecretBytes, ServerKeys};
 use crate::listen::{ConnectionLimits, Stopping, serve_loopback, serve_tls, serve_unix, stopped};
 use crate::nonce::NonceMint;
 use crate::plane::{Plane, Settings, Trouble};
+use crate::strangers::Strangers;
 use crate::tls::{CurrentCertificate, TlsError};
 use crate::{acme, admin, alarm, attest, console, oauth, people, snapshot};
 
@@ -161,6 +162,7 @@ impl Server {
             rng,
             snapshots: watch::Sender::new(None),
             changes: Arc::default(),
+            strangers: Strangers::default(),
             manifests: Manifests::default(),
             publishing: tokio::sync::Mutex::default(),
             metrics: config.metrics,
@@ -376,14 +378,15 @@ async fn renew_certificate(
     }
 }
 
-/// Forgets spent names whose time is over and closes approvals nobody answered.
+/// Forgets spent names whose time is over, closes approvals nobody answered, sums up what strangers were refused.
 async fn collect(plane: Arc<Plane>, mut stopping: Stopping) {
     let mut ticks = tokio::time::interval(COLLECT_EVERY);
     loop {
         tokio::select! {
-            () = stopped(&mut stopping) => return,
+            () = stopped(&mut stopping) => return plane.sum_up_refusals().await,
             _ = ticks.tick() => {}
         }
+        plane.sum_up_refusals().await;
         if let Err(error) = plane.store.collect(plane.now()).await {
             tracing::warn!(%error, "spent names not collected");
         }

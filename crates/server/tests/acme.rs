@@ -297,6 +297,8 @@ async fn an_account_needs_a_binding_that_was_never_used() {
         let answer = AcmeClient::new().register(&harness, kid, &key).await;
         assert_eq!((answer.status, problem(&answer)), (403, "unauthorized".into()), "{kid}");
     }
+    let guesses = (harness.refusals("acme.eab_mac").await, harness.refusals("acme.eab_unknown").await);
+    assert_eq!(guesses, (1, 1));
 }
 
 impl AcmeClient {
@@ -325,6 +327,7 @@ async fn nobody_sees_or_touches_anothers_order() {
         assert_eq!(foreign.body, random.body, "another's and none look the same");
         assert_eq!(owner.get(&harness, &path).await.status, 200);
     }
+    assert_eq!(harness.refusals("acme.foreign").await, 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -64,6 +64,7 @@ async fn an_agent_lives_from_its_sponsor_to_its_retirement() {
 async fn requests_that_say_more_or_less_than_they_may_change_nothing() {
     let harness = with_sponsor().await;
     let before = (harness.records().await.len(), harness.snapshot().version);
+    let mut refusals = 0;
     let cases = [
         ("/admin/v1/agents", json!({"id": "bot", "sponsor": "alice", "state": "active"}), 400),
         ("/admin/v1/agents", json!({"id": "Bot", "sponsor": "alice"}), 400),
@@ -85,8 +86,16 @@ async fn requests_that_say_more_or_less_than_they_may_change_nothing() {
     for (path, body, status) in cases {
         let (got, _) = post(&harness, path, body.clone()).await.unwrap_err();
         assert_eq!(got, status, "{path} {body}");
+        refusals += 1;
     }
-    assert_eq!((harness.records().await.len(), harness.snapshot().version), before);
+    assert_eq!((harness.records().await.len() - refusals, harness.snapshot().version), before);
+    let denials = harness.records_of("denial").await;
+    assert_eq!(denials.len(), refusals, "one record for each");
+    assert_eq!(
+        (&denials[0]["what"], &denials[0]["code"]),
+        (&json!("admin"), &json!("admin.invalid_request"))
+    );
+    assert!(denials[0]["by"].as_str().unwrap().starts_with("uid-"), "{}", denials[0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

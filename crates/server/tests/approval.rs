@@ -243,3 +243,10 @@ async fn after_a_no_nobody_is_asked_the_same_again_for_a_while() {
     let later = control.ask_approval(asked).await.unwrap();
     assert_ne!(later.id, refused.id);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_fails_leaves_a_record() {
+    let harness = support::Harness::start().await;
+    assert_eq!(support::people::fail_to_log_in(&harness).await, 403);
+    assert_eq!(harness.refusals("login.refused").await, 1);
+}

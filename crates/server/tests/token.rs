@@ -453,3 +453,20 @@ async fn what_was_attested_before_a_lock_is_worth_nothing_after_it() {
     let after = world.request(&agent_key).await;
     assert_eq!(world.send(&after).await.status, 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_cannot_fill_the_log() {
+    let harness = support::Harness::start().await;
+    let denials = async |harness: &support::Harness| harness.records_of("denial").await.len();
+    let refusals = (0..30).map(|_| async {
+        for _ in 0..10 {
+            let answer = harness.https(None, "GET", "/oauth/token", &[], "").await;
+            assert_eq!(answer.status, 400, "refused, recorded or not");
+        }
+    });
+    futures_util::future::join_all(refusals).await;
+    assert_eq!(denials(&harness).await, 100);
+    let harness = harness.restart().await;
+    let last = harness.records_of("denial").await.pop().unwrap();
+    assert_eq!((&last["code"], &last["count"]), (&json!("refusals.summed"), &json!(200)));
+}

@@ -15,8 +15,8 @@ use http::header::LOCATION;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::answer::{AcmeError, record_refusal};
-use super::{Id, conclude, embedded, of_account, url};
+use super::answer::{AcmeError, record_refusal, record_strangers_refusal};
+use super::{Id, conclude, embedded, foreign, of_account, url};
 use crate::http::{header_value, json_response};
 use crate::plane::{Plane, Trouble};
 use crate::rows::{AccountRow, EabRow, Row};
@@ -39,7 +39,7 @@ pub(super) async fn account(State(plane): State<Arc<Plane>>, Path(id): Id, reque
     let outcome = async {
         let ours = of_account(&plane, request).await?;
         if ours.account.value.0.id != id {
-            return Err(unauthorized().into());
+            return Err(foreign(&plane, &ours.account.value.0, "account").await);
         }
         if ours.request.is_post_as_get() {
             return Ok(resource(&plane, StatusCode::OK, &ours.account.value.0));
@@ -69,6 +69,7 @@ async fn open(plane: &Plane, request: &VerifiedAcmeRequest) -> Result<Response, 
     let binding = payload.binding()?;
     let kid = binding.kid().to_owned();
     let Some(stored) = plane.store.load::<EabRow>(&kid).await? else {
+        record_strangers_refusal(plane, "acme.eab_unknown", json!({})).await?;
         return Err(Problem::new(
             AcmeProblem::Unauthorized,
             "the external account binding is not acceptable",
@@ -76,8 +77,11 @@ async fn open(plane: &Plane, request: &VerifiedAcmeRequest) -> Result<Response, 
         .into());
     };
     let key = MacKey::new(plane.eab_key(&kid)).ok_or(Trouble::Form("external account key"))?;
-    binding.verify(&key, request.key(), &url(plane, "/new-account"))?;
     let facts = json!({"machine": stored.value.0.machine, "eab": kid});
+    if let Err(problem) = binding.verify(&key, request.key(), &url(plane, "/new-account")) {
+        record_strangers_refusal(plane, "acme.eab_mac", facts).await?;
+        return Err(problem.into());
+    }
     let account_id = plane.name("acct_");
     let (bound, account) = match stored.value.0.clone().bind(account_id, request.key().clone(), now) {
         Ok(bound) => bound,

@@ -6,6 +6,7 @@ use countersign_proto::acme::{AcmeProblem, CONTENT_TYPE_PROBLEM, Problem};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 
+use crate::listen::Peer;
 use crate::plane::{Plane, Trouble};
 
 /// Why an ACME request was refused.
@@ -72,10 +73,22 @@ pub(super) async fn record_refusal(
     code: &'static str,
     members: serde_json::Value,
 ) -> Result<(), Trouble> {
-    let mut members = members;
+    plane.record(Kind::Denial, with_code(code, members)).await
+}
+
+/// The same where nobody has an account yet.
+pub(super) async fn record_strangers_refusal(
+    plane: &Plane,
+    code: &'static str,
+    members: serde_json::Value,
+) -> Result<(), Trouble> {
+    plane.record_refusal(&Peer::Anonymous, with_code(code, members)).await
+}
+
+fn with_code(code: &'static str, mut members: serde_json::Value) -> serde_json::Value {
     if let Some(object) = members.as_object_mut() {
         object.insert("code".into(), code.into());
         object.insert("what".into(), "certificate".into());
     }
-    plane.record(Kind::Denial, members).await
+    members
 }

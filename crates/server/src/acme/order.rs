@@ -21,7 +21,7 @@ use http::{HeaderValue, StatusCode};
 use serde_json::json;
 
 use super::answer::{AcmeError, record_refusal};
-use super::{Id, OfAccount, conclude, is_name, of_account, url};
+use super::{Id, OfAccount, conclude, foreign, is_name, of_account, url};
 use crate::http::{header_value, json_response};
 use crate::plane::{Plane, Trouble};
 use crate::rows::{CertificateRow, MachineRow, OrderRow, Row};
@@ -132,7 +132,9 @@ async fn own_order(plane: &Plane, id: &str, account: &Account) -> Result<Stored<
         return Err(unauthorized().into());
     }
     let stored = plane.store.load::<OrderRow>(id).await?.ok_or_else(unauthorized)?;
-    stored.value.order.belongs_to(account)?;
+    if stored.value.order.belongs_to(account).is_err() {
+        return Err(foreign(plane, account, "order").await);
+    }
     let now = plane.now();
     let interrupted = match &stored.value.order.state {
         OrderState::Processing { at, .. } => now.secs_since(*at) > INTERRUPTED_AFTER_SECS,

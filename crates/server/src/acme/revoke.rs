@@ -13,7 +13,7 @@ use http::StatusCode;
 use serde_json::json;
 
 use super::answer::AcmeError;
-use super::{OfAccount, conclude, of_account};
+use super::{OfAccount, conclude, foreign, of_account};
 use crate::plane::Plane;
 use crate::rows::{CertificateRow, MachineRow, Row};
 
@@ -28,7 +28,7 @@ pub(super) async fn revoke_certificate(State(plane): State<Arc<Plane>>, request:
         }
         let stored = certificate(&plane, &payload).await?;
         if stored.value.account != account.value.0.id {
-            return Err(unauthorized().into());
+            return Err(foreign(&plane, &account.value.0, "certificate").await);
         }
         if stored.value.revoked_at.is_some() {
             return Err(

@@ -65,7 +65,7 @@ pub(super) async fn nonce(
             expires_in: plane.settings.lifetimes.challenge_secs,
         })
     };
-    conclude(&plane, "quote_nonce", outcome.await).await
+    conclude(&plane, &peer, "quote_nonce", outcome.await).await
 }
 
 /// `POST /attest/v1/client-attestation`
@@ -78,7 +78,7 @@ pub(super) async fn client_attestation(
         let request: AttestationRequest = body_of(request).await?;
         attest(&plane, &peer, &request).await
     };
-    conclude(&plane, "client_attestation", outcome.await).await
+    conclude(&plane, &peer, "client_attestation", outcome.await).await
 }
 
 async fn attest(

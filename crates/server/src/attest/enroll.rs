@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use countersign_audit::Kind;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{AttestError, Octets, PcrValues, Refused, body_of, conclude};
+use crate::listen::Peer;
 use crate::plane::{Plane, Trouble};
 use crate::rows::{EnrollmentTokenRow, MachineRow, Row};
 
@@ -87,17 +89,22 @@ struct EabAnswer {
 }
 
 /// `POST /attest/v1/ak`
-pub(super) async fn begin(State(plane): State<Arc<Plane>>, request: Request) -> Response {
+pub(super) async fn begin(
+    State(plane): State<Arc<Plane>>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+) -> Response {
     let outcome = async {
         let request: BeginRequest = body_of(request).await?;
         begin_activation(&plane, request).await
     };
-    conclude(&plane, "ak_enrollment", outcome.await).await
+    conclude(&plane, &peer, "ak_enrollment", outcome.await).await
 }
 
 /// `POST /attest/v1/ak/{session}`
 pub(super) async fn activate(
     State(plane): State<Arc<Plane>>,
+    Extension(peer): Extension<Peer>,
     Path(session): Path<String>,
     request: Request,
 ) -> Response {
@@ -105,7 +112,7 @@ pub(super) async fn activate(
         let request: ActivateRequest = body_of(request).await?;
         finish_activation(&plane, &session, &request).await
     };
-    conclude(&plane, "ak_activation", outcome.await).await
+    conclude(&plane, &peer, "ak_activation", outcome.await).await
 }
 
 async fn begin_activation(plane: &Plane, request: BeginRequest) -> Result<BeginAnswer, Refused> {

@@ -133,10 +133,19 @@ pub async fn finish_login(
         let unknown = || Refusal::new(StatusCode::FORBIDDEN, "this passkey is not registered here");
         let (person, credential) = match console.port.passkey_owner(&response.id).await {
             Ok(owner) => owner,
-            Err(PortError::NotFound) => return Err(unknown()),
+            Err(PortError::NotFound) => {
+                console.port.note_failed_login(&response.id, "unknown passkey").await?;
+                return Err(unknown());
+            }
             Err(error) => return Err(error.into()),
         };
-        let assertion = verified(&console, &person, &response, &challenge, &credential).await?;
+        let assertion = match verified(&console, &person, &response, &challenge, &credential).await {
+            Ok(assertion) => assertion,
+            Err(refusal) => {
+                console.port.note_failed_login(&response.id, "the passkey's answer does not hold").await?;
+                return Err(refusal);
+            }
+        };
         // Consumes the challenge: a replay ends here.
         console.port.note_login(&person.id, &assertion, &challenge, now).await?;
         // A login from within a session ends that session, and no cookie known before is ever a session's.

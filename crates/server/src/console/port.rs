@@ -245,6 +245,9 @@ pub trait ConsolePort: Send + Sync {
         now: Timestamp,
     ) -> PortFuture<'a, ()>;
 
+    /// Somebody failed to log in with this credential id; `why` is ours. Recorded, or there is no answer.
+    fn note_failed_login<'a>(&'a self, credential_id: &'a [u8], why: &'static str) -> PortFuture<'a, ()>;
+
     /// An authenticator's counter went backwards: raise the alarm `apr.clone`. The ceremony is refused anyway.
     fn note_cloned_passkey<'a>(
         &'a self,

@@ -75,7 +75,7 @@ pub(super) async fn token(
         Err(refusal) => refusal,
     };
     let trouble = match refusal {
-        Refusal::Oauth(error, facts) => match record_refusal(&plane, &error, facts).await {
+        Refusal::Oauth(error, facts) => match record_refusal(&plane, &peer, &error, facts).await {
             Ok(()) => return error_response(&plane, &error),
             Err(trouble) => trouble,
         },
@@ -88,7 +88,12 @@ pub(super) async fn token(
 }
 
 /// One refusal, one record.
-async fn record_refusal(plane: &Plane, error: &OauthError, facts: serde_json::Value) -> Result<(), Trouble> {
+async fn record_refusal(
+    plane: &Plane,
+    peer: &Peer,
+    error: &OauthError,
+    facts: serde_json::Value,
+) -> Result<(), Trouble> {
     let mut members = facts;
     if let Some(object) = members.as_object_mut() {
         object.insert("what".into(), "access_token".into());
@@ -96,7 +101,7 @@ async fn record_refusal(plane: &Plane, error: &OauthError, facts: serde_json::Va
         object.entry("detail").or_insert_with(|| error.description.into());
     }
     metrics::counter!("cs_token_refusals_total", "error" => error.error).increment(1);
-    plane.record(Kind::Denial, members).await
+    plane.record_refusal(peer, members).await
 }
 
 /// RFC 6749 §5.2.

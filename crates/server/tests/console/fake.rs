@@ -302,6 +302,10 @@ impl ConsolePort for Fake {
         })
     }
 
+    fn note_failed_login<'a>(&'a self, _credential_id: &'a [u8], _why: &'static str) -> PortFuture<'a, ()> {
+        self.answer(|_| Ok(()))
+    }
+
     fn note_cloned_passkey<'a>(
         &'a self,
         person: &'a PersonId,
