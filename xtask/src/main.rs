@@ -116,7 +116,17 @@ fn bench(rest: &[String]) -> Result<(), String> {
     }
     run(
         "build (release)",
-        cargo().args(["build", "--release", "--locked", "--package", "countersign-bench", "--bins"]),
+        // One call for both, so that what they share is built once and the same.
+        cargo().args([
+            "build",
+            "--release",
+            "--locked",
+            "--package",
+            "countersign",
+            "--package",
+            "countersign-bench",
+            "--bins",
+        ]),
     )?;
     run("load", Command::new(target().join("release/countersign-load")).current_dir(root()))
 }

@@ -115,6 +115,7 @@ async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure> {
     private_folder(&config.data_dir).map_err(|error| failed("data folder", &error))?;
     let ports = Ports::bind(config)?;
     let metrics = PrometheusBuilder::new().install_recorder().map_err(|error| failed("metrics", &error))?;
+    let upkeep = tokio::spawn(keep_metrics_small(metrics.clone()));
     let remembered = Remembered::new(&config.data_dir, &config.data_dir.join("log"));
     let log = open_log(config, &ports, &remembered, rng.as_ref(), Arc::clone(&clock))
         .map_err(|error| failed("audit log", &*error))?;
@@ -173,6 +174,7 @@ async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure> {
     }
     renewing.abort();
     remembering.abort();
+    upkeep.abort();
     shut_down(gateway, server, log).await?;
     remembered.keep().map_err(|error| failed("remembered checkpoint", &error))?;
     Ok(ExitCode::SUCCESS)
@@ -259,6 +261,17 @@ fn open_log(
     // Only now: a start that is refused must not leave another log's key beside this one.
     std::fs::write(folder.join("key.pub"), format!("{verifier}\n"))?;
     Ok(log)
+}
+
+/// How often samples of histograms are folded together; without it they pile up until somebody scrapes.
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+
+async fn keep_metrics_small(metrics: PrometheusHandle) {
+    let mut ticks = tokio::time::interval(METRICS_UPKEEP);
+    loop {
+        ticks.tick().await;
+        metrics.run_upkeep();
+    }
 }
 
 /// How often the newest checkpoint is remembered outside the log.

@@ -219,8 +219,8 @@ fn what_is_no_log_of_ours_is_no_log(world: &World, log: &Path) {
     assert_eq!(beyond.status.code(), Some(6), "a proof of what is not there");
 }
 
-/// AUD-05: at a start. What cannot be told is a folder put back as a whole together with its checkpoint (see
-/// docs/adr/0001); whoever keeps a checkpoint elsewhere can.
+/// AUD-05: at a start. A folder put back as a whole is told by the checkpoint that is remembered outside of it; what
+/// cannot be told is the whole data folder put back (see docs/adr/0001).
 fn a_log_put_back_is_not_started_on(world: &mut World, log: &Path, older: &Path) {
     let newest = world.dir().join("log-of-today");
     copy_folder(log, &newest);
@@ -246,6 +246,10 @@ fn a_log_put_back_is_not_started_on(world: &mut World, log: &Path, older: &Path)
     check("yesterday's journal and tiles", "rolled back", &|| {
         restore("journal");
         restore("tile");
+    });
+    check("yesterday's folder as a whole", "rolled back", &|| {
+        std::fs::remove_dir_all(log).expect("removed");
+        copy_folder(older, log);
     });
     check("no journal", "rolled back", &|| std::fs::remove_dir_all(log.join("journal")).expect("removed"));
     check("no checkpoint", "checkpoint is missing", &|| {
