@@ -83,6 +83,14 @@ fn a_statement_of_another_kind_or_without_the_magic_attests_nothing() {
 }
 
 #[test]
+fn a_statement_signed_below_another_parent_attests_nothing() {
+    let scene = Scene::new();
+    let certified = TpmsAttest::parse(&scene.certified().attest).unwrap();
+    let elsewhere = TpmsAttest { qualified_signer: vec![0; 34], ..certified };
+    scene.refuses(&scene.statement(scene.tpm.sign(&elsewhere)), DeviceAttestError::AkMismatch);
+}
+
+#[test]
 fn a_statement_answers_one_challenge_of_one_account() {
     let scene = Scene::new();
     let check = |text: &str| {
