@@ -259,6 +259,7 @@ fn json() -> Bases {
         "// comment\n1",
         &deep,
         "[1.0000000000000001,5e-324,-1.7976931348623157e308]",
+        r#"{"a":"\ufdd0"}"#,
     ]);
     bases.push(("bom", b"\xef\xbb\xbf{}".to_vec()));
     bases.push(("utf8", b"\"\xc0\x80\"".to_vec()));
