@@ -7,6 +7,7 @@
 mod file;
 mod ops;
 mod reader;
+mod scrub;
 mod writer;
 
 use std::path::Path;
@@ -20,8 +21,9 @@ use crate::seal::Sealer;
 
 /// Opens the store at `path`, making it if nothing is there.
 ///
-/// Everything in it is checked first: structure, schema version, and the seal of every row. `mac_key` belongs to
-/// this store for life; it is kept outside the file.
+/// Everything in it is checked: structure, schema version, and the seal of every row; before this returns, or in the
+/// background if the file is large. Damage found then ends all reading and writing. `mac_key` belongs to this store
+/// for life; it is kept outside the file.
 ///
 /// # Errors
 /// [`StoreError::InUse`], [`StoreError::Newer`], [`StoreError::WrongKey`], [`StoreError::Corrupt`] if anything in
@@ -30,8 +32,14 @@ pub fn open_sqlite(path: impl AsRef<Path>, mac_key: [u8; 32]) -> Result<Store, S
     Ok(Store::new(Arc::new(SqliteBackend::open(path.as_ref(), &mac_key)?)))
 }
 
+/// A file up to this size, in bytes, is checked before it is opened: that takes less than a second.
+const CHECKED_FIRST_BYTES: u64 = 32 << 20;
+
 /// A SQLite file as [`Backend`]. Dropping it waits for the writes that were accepted.
 pub struct SqliteBackend {
+    #[cfg_attr(not(test), expect(dead_code, reason = "it works until it is dropped"))]
+    scrub: Option<scrub::Scrub>,
+    damage: scrub::Damage,
     readers: reader::Readers,
     writer: writer::Writer,
     // INVARIANT: fields drop in this order; the lock goes last, when no connection is open any more.
@@ -44,21 +52,42 @@ impl SqliteBackend {
     /// # Errors
     /// As there.
     pub fn open(path: &Path, mac_key: &[u8; 32]) -> Result<Self, StoreError> {
+        Self::open_checking(path, mac_key, CHECKED_FIRST_BYTES)
+    }
+
+    fn open_checking(path: &Path, mac_key: &[u8; 32], checked_first: u64) -> Result<Self, StoreError> {
         let sealer = Sealer::new(mac_key);
         let lock = file::Lock::take(path)?;
         file::create_if_absent(path, &sealer)?;
         let connection = file::open_for_writing(path)?;
         file::verify(&connection, &sealer)?;
+        let damage = scrub::Damage::default();
+        let scrub = if file::size(path)? <= checked_first {
+            file::verify_contents(&connection, &sealer, &|| true)?;
+            None
+        } else {
+            Some(scrub::Scrub::start(path, sealer.clone(), damage.clone())?)
+        };
         let writer = writer::Writer::start(connection, sealer.clone())?;
         let readers = reader::Readers::start(path, &sealer)?;
-        Ok(Self { writer, readers, _lock: lock })
+        Ok(Self { scrub, damage, writer, readers, _lock: lock })
+    }
+}
+
+impl SqliteBackend {
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&rusqlite::Connection, &Sealer) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.damage.none()?;
+        self.readers.run(read).await
     }
 }
 
 impl Backend for SqliteBackend {
     fn get<'a>(&'a self, kind: &'a str, id: &'a str) -> BoxFuture<'a, Result<Option<Row>, StoreError>> {
         let (kind, id) = (kind.to_owned(), id.to_owned());
-        Box::pin(self.readers.run(move |connection, sealer| ops::get(connection, sealer, &kind, &id)))
+        Box::pin(self.read(move |connection, sealer| ops::get(connection, sealer, &kind, &id)))
     }
 
     fn list<'a>(
@@ -67,7 +96,7 @@ impl Backend for SqliteBackend {
         page: &'a Page,
     ) -> BoxFuture<'a, Result<Vec<(String, Row)>, StoreError>> {
         let (kind, page) = (kind.to_owned(), page.clone());
-        Box::pin(self.readers.run(move |connection, sealer| ops::list(connection, sealer, &kind, &page)))
+        Box::pin(self.read(move |connection, sealer| ops::list(connection, sealer, &kind, &page)))
     }
 
     fn find<'a>(
@@ -77,20 +106,22 @@ impl Backend for SqliteBackend {
         value: &'a str,
     ) -> BoxFuture<'a, Result<Vec<String>, StoreError>> {
         let (kind, index, value) = (kind.to_owned(), index.to_owned(), value.to_owned());
-        Box::pin(
-            self.readers.run(move |connection, sealer| ops::find(connection, sealer, &kind, &index, &value)),
-        )
+        Box::pin(self.read(move |connection, sealer| ops::find(connection, sealer, &kind, &index, &value)))
     }
 
     fn transact(&self, ops: Vec<Op>) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move {
+            self.damage.none()?;
             check_limits(&ops)?;
             self.writer.transact(ops).await
         })
     }
 
     fn collect(&self, now: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>> {
-        Box::pin(self.writer.collect(now))
+        Box::pin(async move {
+            self.damage.none()?;
+            self.writer.collect(now).await
+        })
     }
 }
 

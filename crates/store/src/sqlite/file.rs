@@ -126,7 +126,7 @@ fn open(path: &Path, access: OpenFlags) -> Result<Connection, StoreError> {
     set_up().map_err(|error| store_error(&error))
 }
 
-/// Whose file it is, whether this program may touch it, and whether every row is as it was written.
+/// Whose file it is, and whether this program may touch it. What is in it: [`verify_contents`].
 pub fn verify(connection: &Connection, sealer: &Sealer) -> Result<(), StoreError> {
     let pragma = |name: &str| -> Result<i64, StoreError> {
         connection.pragma_query_value(None, name, |row| row.get(0)).map_err(|error| store_error(&error))
@@ -147,20 +147,36 @@ pub fn verify(connection: &Connection, sealer: &Sealer) -> Result<(), StoreError
     {
         return Err(StoreError::WrongKey);
     }
+    Ok(())
+}
+
+/// Whether the structure is sound and every row is as it was written; ends early, as if damaged, when told not to go on.
+pub fn verify_contents(
+    connection: &Connection,
+    sealer: &Sealer,
+    go_on: &dyn Fn() -> bool,
+) -> Result<(), StoreError> {
     let report: String = connection
         .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
         .map_err(|error| store_error(&error))?;
     if report != "ok" {
         return Err(StoreError::Corrupt(report));
     }
-    verify_seals(connection, sealer)
+    verify_seals(connection, sealer, go_on)
 }
 
-fn verify_seals(connection: &Connection, sealer: &Sealer) -> Result<(), StoreError> {
+fn verify_seals(
+    connection: &Connection,
+    sealer: &Sealer,
+    go_on: &dyn Fn() -> bool,
+) -> Result<(), StoreError> {
     let check = |sql: &str, sealed: Sealed, columns: usize| -> Result<(), StoreError> {
         let mut statement = connection.prepare(sql).map_err(|error| store_error(&error))?;
         let mut rows = statement.query([]).map_err(|error| store_error(&error))?;
         while let Some(row) = rows.next().map_err(|error| store_error(&error))? {
+            if !go_on() {
+                return Err(StoreError::Unavailable("the check was ended".to_owned()));
+            }
             if !ops::row_seal_holds(row, sealer, sealed, columns).map_err(|error| store_error(&error))? {
                 return Err(StoreError::Corrupt(format!("a seal is broken ({sealed:?})")));
             }
@@ -171,6 +187,13 @@ fn verify_seals(connection: &Connection, sealer: &Sealer) -> Result<(), StoreErr
     check("SELECT kind, id, name, value, uniq, seal FROM keys", Sealed::Key, 5)?;
     check("SELECT kind, id, keep_until, seal FROM consumed", Sealed::Consumed, 3)?;
     check("SELECT name, value, seal FROM meta", Sealed::Meta, 2)
+}
+
+/// Size of the file and of the changes beside it, in bytes.
+pub fn size(path: &Path) -> Result<u64, StoreError> {
+    let file = std::fs::metadata(path).map_err(|error| unavailable("file", &error))?.len();
+    let changes = std::fs::metadata(beside(path, "-wal")).map_or(0, |metadata| metadata.len());
+    Ok(file.saturating_add(changes))
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {

@@ -225,3 +225,23 @@ async fn a_disk_that_takes_no_more_refuses_and_recovers() {
     assert!(backend.get("k", "small").await.unwrap().is_some());
     assert!(backend.get("k", "large").await.unwrap().is_none());
 }
+
+#[tokio::test]
+async fn an_edited_row_that_nobody_reads_stops_a_store_that_was_too_large_to_check_first() {
+    let (_folder, path) = folder();
+    let open_at_once = || SqliteBackend::open_checking(&path, &KEY, 0).unwrap();
+    let mut sound = open_at_once();
+    sound.transact(vec![row("a", b"reader"), used("x")]).await.unwrap();
+    drop(sound);
+    sound = open_at_once();
+    sound.scrub.as_mut().unwrap().finish();
+    assert!(sound.get("k", "a").await.unwrap().is_some());
+    drop(sound);
+
+    edit(&path, "UPDATE consumed SET keep_until=1 WHERE id='x'");
+    let mut edited = open_at_once();
+    edited.scrub.as_mut().unwrap().finish();
+    assert!(matches!(edited.get("k", "a").await, Err(StoreError::Corrupt(_))));
+    assert!(matches!(edited.transact(vec![row("b", b"1")]).await, Err(StoreError::Corrupt(_))));
+    assert!(matches!(edited.collect(Timestamp::from_unix_secs(1)).await, Err(StoreError::Corrupt(_))));
+}
