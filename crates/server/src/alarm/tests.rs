@@ -32,7 +32,9 @@ fn an_issuance_without_machine_evidence_raises_the_alarm() {
 
 #[test]
 fn what_is_no_record_raises_the_alarm() {
-    for entry in ["", "{}", r#"{"kind":"#, r#"{"kind":"isue"}"#, r#"{"kind": "admin"}"#, r#"{"kind":"issue"}"#] {
+    for entry in
+        ["", "{}", r#"{"kind":"#, r#"{"kind":"isue"}"#, r#"{"kind": "admin"}"#, r#"{"kind":"issue"}"#]
+    {
         assert_eq!(alarm(entry.as_bytes()), Some("record.malformed"), "{entry}");
     }
 }
