@@ -1,10 +1,12 @@
 //! The one thread that decides what is next in the log: takes what has arrived, makes it durable with one flush,
-//! answers, and goes on. No timer: a batch is whatever came while the last one was being flushed.
+//! answers, and goes on. A batch is whatever came while the last one was being flushed; nobody who waits is made to
+//! wait for company. Only records that nobody waits for are held back a moment, to share the next caller's flush.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::Duration;
 
 use countersign_audit::note::LogKey;
 use countersign_audit::record::Record;
@@ -16,6 +18,10 @@ use crate::publish::{Publication, PublishError};
 use crate::recover::Segment;
 use crate::storage::Storage;
 use crate::{LogError, LogLimits, Shared, journal};
+
+/// How long records that nobody waits for may stay in memory before they are flushed without a caller's record.
+/// A crash in that time leaves their outcomes unknown, as one during the flush does.
+const HELD_BACK_AT_MOST: Duration = Duration::from_millis(50);
 
 /// Who waits for a record to be durable.
 pub(crate) type Answer = oneshot::Sender<Result<Receipt, LogError>>;
@@ -108,11 +114,49 @@ impl Committer {
                 self.take(message);
             }
         }
+        self.take_what_is_there();
+        self.hold_back();
+        metrics::gauge!("cs_audit_queue_depth").set(self.backlog.len() as f64);
+    }
+
+    fn take_what_is_there(&mut self) {
         while self.backlog.len() < self.limits.batch_entries {
             let Ok(message) = self.messages.try_recv() else { break };
             self.take(message);
         }
-        metrics::gauge!("cs_audit_queue_depth").set(self.backlog.len() as f64);
+    }
+
+    /// A flush for outcomes alone helps nobody and keeps the next caller waiting: as long as nobody waits for
+    /// anything, the batch is kept open for a caller's record, but never long, and never until callers lack room.
+    fn hold_back(&mut self) {
+        let until = Instant::now() + HELD_BACK_AT_MOST;
+        let enough = (self.limits.queue / 2).min(self.limits.batch_entries);
+        let mut awaited = self.backlog.iter().any(|job| job.answer.is_some());
+        while !awaited && !self.backlog.is_empty() && self.backlog.len() < enough && !self.is_pressed() {
+            let until = self.publication_due().map_or(until, |due| due.min(until));
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            match self.messages.recv_timeout(left) {
+                Ok(message) => self.take(message),
+                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => self.take(Message::Close(None)),
+            }
+            awaited = self.backlog.back().is_some_and(|job| job.answer.is_some());
+        }
+        self.take_what_is_there();
+    }
+
+    /// Whether somebody waits for everything, or only a write can show how the disk is.
+    fn is_pressed(&self) -> bool {
+        let ill = self.shared.is_degraded() || self.shared.has_failed();
+        ill || self.closing.is_some() || !self.flushes.is_empty()
+    }
+
+    /// When the publisher must be told next, if there is anything to tell and it is free.
+    fn publication_due(&self) -> Option<Instant> {
+        (self.is_behind() && !self.publishing).then(|| self.published.1 + self.limits.publish_every)
     }
 
     fn take(&mut self, message: Message) {

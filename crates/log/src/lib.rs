@@ -219,7 +219,8 @@ impl Log {
     }
 
     /// Hands a record over without waiting, for outcomes: whether it became durable shows in [`Self::healthy`],
-    /// and a lost outcome shows in the log as unknown.
+    /// and a lost outcome shows in the log as unknown. It is held back for up to 50 ms to share the flush of a record
+    /// somebody waits for; [`Self::flush`] and [`Self::shutdown`] end that.
     ///
     /// # Errors
     /// [`LogError::Unavailable`] if the queue is full; [`LogError::Failed`], [`LogError::Closed`].
