@@ -252,3 +252,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn insert_refuses_exactly_the_keys_that_fold_alike() {
+    // The long s, the Kelvin sign, sharp s and a ligature become ASCII letters; the others only look or fold oddly.
+    const LETTERS: [char; 14] = ['s', 'S', 'k', 'K', '_', '[', '{', '@', 'ſ', '\u{212a}', 'ß', 'ﬁ', 'é', 'É'];
+    let one = LETTERS.iter().map(char::to_string);
+    let two = LETTERS.iter().flat_map(|first| LETTERS.iter().map(move |second| format!("{first}{second}")));
+    let keys: Vec<String> =
+        one.chain(two).chain(["".into(), "fi".into(), "FI".into(), "kS".into()]).collect();
+    for first in &keys {
+        for second in &keys {
+            let mut object = Object::new();
+            object.insert(first.as_str(), 1).unwrap();
+            let refused = object.insert(second.as_str(), 2).is_err();
+            assert_eq!(refused, folded(first) == folded(second), "{first:?} {second:?}");
+        }
+    }
+}
