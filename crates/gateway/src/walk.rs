@@ -273,7 +273,7 @@ impl<'a> Trail<'a> {
             Ok(Verdict::Permit(permit)) => {
                 reservation.keep();
                 count_decision("permit", "");
-                self.gate.step_ups.count(bearer, call.digest(), Step::Permitted);
+                self.gate.step_ups.count(bearer, *permit.call_digest(), Step::Permitted);
                 Ok(permit)
             }
             Ok(Verdict::Deny(denial)) => {

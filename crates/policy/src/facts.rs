@@ -29,10 +29,15 @@ impl Facts {
     /// The call was parsed.
     #[must_use]
     pub fn call(self, call: &Call) -> Self {
+        self.digested_call(call, &call.digest())
+    }
+
+    /// As [`Self::call`] for those who need its digest anyway.
+    pub(crate) fn digested_call(self, call: &Call, digest: &Sha256Digest) -> Self {
         self.upstream(&call.upstream)
             .with("tool", call.tool.as_str())
             .with("args", Sha256Digest::of(&call.arguments.to_jcs()).b64())
-            .with("call", call.digest().b64())
+            .with("call", digest.b64())
     }
 
     /// The upstream is known.

@@ -5,6 +5,7 @@
 use countersign_identity::GrantedApproval;
 use countersign_identity::task::{self, TaskDenial};
 use countersign_proto::call::Call;
+use countersign_proto::digest::Sha256Digest;
 use countersign_proto::id::{DecisionId, ToolName, UpstreamId};
 use countersign_proto::oauth::Acr;
 use countersign_proto::time::Timestamp;
@@ -71,17 +72,19 @@ impl Pdp {
     pub fn decide(&self, who: &Countersigned, call: &Call, state: &CallState<'_>) -> Decision {
         let occasion =
             Occasion { decision_id: state.decision_id.clone(), now: state.now, nonce: state.nonce };
+        // Canonical form and hash of all arguments: once, for the record, the approval and the permit.
+        let digest = call.digest();
         let facts = Facts::default()
             .agent(who.agent())
             .machine(who.machine())
-            .call(call)
+            .digested_call(call, &digest)
             .policy(self.revision, &self.digest);
         let facts = match state.approval {
             Some(approval) => facts.approval(approval.id()),
             None => facts,
         };
 
-        let situation = match self.situation(who, call, state) {
+        let situation = match self.situation(who, call, &digest, state) {
             Ok(situation) => situation,
             Err(Stopped { code, detail }) => {
                 return conclude(occasion, facts.explained(detail), Ruling::Deny(code));
@@ -94,7 +97,7 @@ impl Pdp {
             .errors(&judgement.errors)
             .explained(judgement.argument.map(|error| error.to_string()));
         let ruling = match judgement.outcome {
-            Outcome::Permit => Ruling::Permit { call: call.digest(), policy: self.digest },
+            Outcome::Permit => Ruling::Permit { call: digest, policy: self.digest },
             Outcome::Deny(code) => Ruling::Deny(code),
             Outcome::Challenge(needs) => match Ruling::challenge(needs) {
                 Some(challenge) => challenge,
@@ -119,6 +122,7 @@ impl Pdp {
         &self,
         who: &Countersigned,
         call: &Call,
+        digest: &Sha256Digest,
         state: &CallState<'_>,
     ) -> Result<Situation, Stopped> {
         match state.tool {
@@ -155,7 +159,7 @@ impl Pdp {
         }
         let approved = match state.approval {
             Some(approval) => {
-                self.check_approval(approval, who, call, state.now)?;
+                self.check_approval(approval, who, digest, state.now)?;
                 true
             }
             None => false,
@@ -188,11 +192,11 @@ impl Pdp {
         &self,
         approval: &GrantedApproval,
         who: &Countersigned,
-        call: &Call,
+        call: &Sha256Digest,
         now: Timestamp,
     ) -> Result<(), Stopped> {
         let stopped = |code, detail: &str| Err(Stopped { code, detail: Some(detail.to_owned()) });
-        if !approval.call_digest().ct_eq(&call.digest()) {
+        if !approval.call_digest().ct_eq(call) {
             return stopped(Code::ApprovalDigest, "the approval is for other arguments or another tool");
         }
         if approval.run() != who.agent().run() || approval.agent() != who.agent().agent() {
