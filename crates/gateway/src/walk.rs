@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use countersign_audit::{Kind, Receipt, Record};
+use countersign_identity::VerifiedAgent;
 use countersign_policy::{CallState, Code, Countersigned, Decision, Facts, Needs, Permit, Verdict, refuse};
 use countersign_proto::call::Call;
 use countersign_proto::id::{DecisionId, UpstreamId};
 use countersign_proto::json::Limits;
 use countersign_proto::mcp::{self, Era, Id, McpRequest, Method, ProtocolVersion, RpcError, ToolCall};
 use countersign_proto::time::Timestamp;
+use countersign_trust::VerifiedMachine;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
@@ -40,10 +42,30 @@ pub(crate) struct Trail<'a> {
     connection: &'a Connection,
     decision_id: DecisionId,
     now: Timestamp,
-    facts: Facts,
+    known: Known,
     side: Option<&'a Side>,
     id: Option<Id>,
     era: Era,
+}
+
+/// What is established so far. Only a refusal on the way makes a record of it; a decision makes its own.
+#[derive(Default)]
+struct Known {
+    upstream: Option<UpstreamId>,
+    call: Option<Arc<Call>>,
+    agent: Option<VerifiedAgent>,
+    machine: Option<VerifiedMachine>,
+}
+
+impl Known {
+    fn facts(&self) -> Facts {
+        let Self { upstream, call, agent, machine } = self;
+        let facts = Facts::default();
+        let facts = upstream.iter().fold(facts, Facts::upstream);
+        let facts = call.iter().fold(facts, |facts, call| facts.call(call));
+        let facts = agent.iter().fold(facts, Facts::agent);
+        machine.iter().fold(facts, Facts::machine)
+    }
 }
 
 /// How a walk ends early: with something still to be recorded, or with an answer already recorded.
@@ -57,7 +79,7 @@ enum Turn {
 /// What may be sent upstream, and on the strength of what.
 enum Passage {
     /// A decided call.
-    Call(Permit, Call),
+    Call(Permit, Arc<Call>),
     /// A message that names no tool, recorded as access.
     Access(Admitted),
 }
@@ -102,7 +124,7 @@ impl<'a> Trail<'a> {
             connection,
             decision_id: gate.decision_id(),
             now: gate.now(),
-            facts: Facts::default(),
+            known: Known::default(),
             side: None,
             id: None,
             era: Era::Legacy,
@@ -154,7 +176,7 @@ impl<'a> Trail<'a> {
     fn arrive_at(&mut self, upstream: &UpstreamId) -> Result<&'a Side, Stop> {
         let side = self.gate.upstreams.get(upstream).ok_or_else(Stop::no_such_route)?;
         self.side = Some(side);
-        self.facts = std::mem::take(&mut self.facts).upstream(upstream);
+        self.known.upstream = Some(upstream.clone());
         Ok(side)
     }
 
@@ -195,13 +217,13 @@ impl<'a> Trail<'a> {
     }
 
     /// The call, if the message makes one.
-    fn parse_call(&mut self, route: &Route, message: Option<&McpRequest>) -> Result<Option<Call>, Stop> {
+    fn parse_call(&mut self, route: &Route, message: Option<&McpRequest>) -> Result<Option<Arc<Call>>, Stop> {
         let Some(message) = message.filter(|message| message.method() == Method::ToolsCall) else {
             return Ok(None);
         };
         let ToolCall { name, arguments } = message.tool_call().map_err(Stop::rpc)?;
-        let call = Call { upstream: route.upstream().clone(), tool: name, arguments };
-        self.facts = std::mem::take(&mut self.facts).call(&call);
+        let call = Arc::new(Call { upstream: route.upstream().clone(), tool: name, arguments });
+        self.known.call = Some(call.clone());
         Ok(Some(call))
     }
 
@@ -341,8 +363,8 @@ impl<'a> Trail<'a> {
     }
 
     /// Ends the walk with a refusal, recorded like every other decision.
-    async fn refuse(&mut self, stop: Stop) -> Response<Body> {
-        let mut facts = std::mem::take(&mut self.facts);
+    async fn refuse(&self, stop: Stop) -> Response<Body> {
+        let mut facts = self.known.facts();
         if !stop.detail.is_empty() {
             facts = facts.detail(&stop.detail);
         }

@@ -46,7 +46,7 @@ impl Trail<'_> {
                 let stop = Stop::because(authentication_code(error), error);
                 if matches!(error, AuthenticationError::Key) { stop.alarming(THEFT) } else { stop }
             })?;
-        self.facts = std::mem::take(&mut self.facts).agent(&agent);
+        self.known.agent = Some(agent.clone());
         // Only what is otherwise good is remembered: strangers can neither fill the memory nor take a connection.
         match shown {
             AgentProof::Dpop(proof) => self
@@ -150,7 +150,7 @@ impl Trail<'_> {
         let entry = standing.machine_of(peer);
         let machine = appraise_peer(peer, entry, self.now)
             .map_err(|error| Stop::because(appraisal_code(error), error))?;
-        self.facts = std::mem::take(&mut self.facts).machine(&machine);
+        self.known.machine = Some(machine.clone());
         Ok(machine)
     }
 

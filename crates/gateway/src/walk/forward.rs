@@ -80,7 +80,7 @@ impl Trail<'_> {
             Passage::Access(admitted) => (admitted.decision_id, None, OutcomeOnDrop::untold()),
         };
         let outbound = match &message {
-            Some(message) => match self.outbound(message, call.as_ref(), &forward) {
+            Some(message) => match self.outbound(message, call.as_deref(), &forward) {
                 Some(outbound) => outbound,
                 None => return Ok(accepted()),
             },
