@@ -3,13 +3,14 @@
 //! Cedar's authorizer tries every policy of a set, one after the other. This picks, by scope alone, the few whose
 //! scope matches; the others would be skipped by Cedar without evaluating their conditions, so neither the
 //! decision nor the determining policies nor the errors change (kept by a property test over random sets).
-//! Nothing here looks at a condition.
+//! Conditions are looked at for one thing only: whether they can see the arguments at all.
 
 use std::collections::HashMap;
 
 use cedar_policy::{
     ActionConstraint, Effect, EntityUid, Policy, PolicySet, PrincipalConstraint, ResourceConstraint,
 };
+use serde_json::Value as Json;
 
 /// An entity with everything it is in.
 #[derive(Clone, Debug)]
@@ -30,6 +31,14 @@ impl Lineage {
 pub(crate) struct Candidates {
     pub(crate) set: PolicySet,
     pub(crate) any_permit: bool,
+    /// Whether what they say can depend on `context.args`.
+    pub(crate) see_arguments: bool,
+}
+
+#[derive(Debug)]
+struct Indexed {
+    policy: Policy,
+    sees_arguments: bool,
 }
 
 /// Where a policy's principal scope is looked up.
@@ -46,7 +55,7 @@ enum Key {
 /// Policies in buckets by principal scope.
 #[derive(Debug)]
 pub(crate) struct Index {
-    buckets: Vec<Vec<Policy>>,
+    buckets: Vec<Vec<Indexed>>,
     by_scope: HashMap<Key, BucketId>,
 }
 
@@ -67,7 +76,9 @@ impl Index {
                 index.buckets.push(Vec::new());
                 index.buckets.len() - 1
             });
-            index.buckets[id].push(policy);
+            // What cannot be looked at is taken to see everything.
+            let sees_arguments = policy.to_json().map_or(true, |policy| sees_arguments(&policy));
+            index.buckets[id].push(Indexed { policy, sees_arguments });
         }
         index
     }
@@ -93,17 +104,40 @@ impl Index {
         action: &Lineage,
         resource: &Lineage,
     ) -> Option<Candidates> {
-        let mut any_permit = false;
+        let (mut any_permit, mut see_arguments) = (false, false);
         let in_reach = self.buckets_of(principal).into_iter().filter_map(|id| self.buckets.get(id)).flatten();
-        let matching = in_reach.filter(|policy| {
+        let matching = in_reach.filter(|Indexed { policy, sees_arguments }| {
             let matches = principal_matches(&policy.principal_constraint(), principal)
                 && action_matches(&policy.action_constraint(), action)
                 && resource_matches(&policy.resource_constraint(), resource);
             any_permit |= matches && policy.effect() == Effect::Permit;
+            see_arguments |= matches && *sees_arguments;
             matches
         });
-        let set = PolicySet::from_policies(matching.cloned()).ok()?;
-        Some(Candidates { set, any_permit })
+        let set = PolicySet::from_policies(matching.map(|indexed| indexed.policy.clone())).ok()?;
+        Some(Candidates { set, any_permit, see_arguments })
+    }
+}
+
+/// Whether a policy in Cedar's JSON form could notice that `context.args` is empty: it uses `context` in any way
+/// but `context.<another member>` or `context has <another member>`.
+fn sees_arguments(node: &Json) -> bool {
+    match node {
+        Json::Object(members) => {
+            let is_context = |node: &Json| node.get("Var").and_then(Json::as_str) == Some("context");
+            let elsewhere = |operator: &str, operand: &Json| {
+                let member = operand.get("attr").and_then(Json::as_str);
+                matches!(operator, "." | "has")
+                    && operand.get("left").is_some_and(is_context)
+                    && member.is_some_and(|member| member != "args")
+            };
+            is_context(node)
+                || members
+                    .iter()
+                    .any(|(operator, operand)| !elsewhere(operator, operand) && sees_arguments(operand))
+        }
+        Json::Array(items) => items.iter().any(sees_arguments),
+        Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) => false,
     }
 }
 

@@ -197,6 +197,10 @@ impl Pdp {
         let Some(candidates) = self.candidates(agent, tool) else {
             return Judgement::deny(Code::PolicyError);
         };
+        // Checked in any case; handed to Cedar only where a policy looks.
+        let args =
+            if candidates.see_arguments { Some(args) } else { RestrictedExpression::new_record([]).ok() };
+        let Some(args) = args else { return Judgement::deny(Code::PolicyError) };
         let Some(answer) = self.ask(agent, tool, &candidates, situation, args.clone()) else {
             return Judgement::deny(Code::PolicyError);
         };
@@ -264,6 +268,7 @@ impl Pdp {
         let context = situation.context(args)?;
         // Validated policies are sound only for requests that fit the schema. Every one does, because its names and
         // types are those the schema was made of; a property test holds it to that, so not every call pays for it.
+        // Arguments that no candidate can see are left out.
         let request = Request::new(
             agent.lineage.uid.clone(),
             tool.action.uid.clone(),

@@ -246,3 +246,41 @@ fn a_policy_is_a_candidate_exactly_where_its_scope_matches() {
         check(&format!("principal, action {scope}, resource"), expected);
     }
 }
+
+#[test]
+fn a_policy_sees_the_arguments_unless_it_only_looks_elsewhere() {
+    let check = |condition: &str, expected: bool| {
+        let cedar = format!("forbid(principal, action, resource) when {{ {condition} }};");
+        let policy = Policy::parse(None, &cedar).unwrap();
+        assert_eq!(sees_arguments(&policy.to_json().unwrap()), expected, "{condition}");
+    };
+    for blind in [
+        "true",
+        "context.machine.level > 2",
+        "context[\"task\"].purpose like \"args*\"",
+        "context has task && context.person.level == 1",
+        "principal has args && resource.name == \"context.args\"",
+        "{\"args\": 1}.args == 1 && context.proof.agent == \"dpop\"",
+    ] {
+        check(blind, false);
+    }
+    for seeing in [
+        "context.args.amount > 5",
+        "context[\"args\"].amount > 5",
+        "context[\"\\u{61}rgs\"].amount > 5",
+        "context has args",
+        "context has args.amount",
+        "(if true then context else context).args.amount > 5",
+        "[context].contains(context)",
+        "{\"left\": context}.left.args.x == 1",
+        "{\".\": context, \"has\": context.args}[\"has\"].x == 1",
+        "context == {\"machine\": 1}",
+        "!(context.machine.level > 2 || context.args.force)",
+    ] {
+        check(seeing, true);
+    }
+    // `unless` is a condition too.
+    let unless =
+        Policy::parse(None, "permit(principal, action, resource) unless { context.args.x };").unwrap();
+    assert!(sees_arguments(&unless.to_json().unwrap()));
+}
