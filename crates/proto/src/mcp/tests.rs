@@ -60,8 +60,11 @@ fn what_goes_upstream_is_canonical_and_says_what_was_parsed() {
 #[test]
 fn what_stands_beside_the_call_is_ours_and_not_the_agents() {
     // APR-01: an approved call has one digest; two `_meta` under it must not reach the upstream as two calls.
-    let plain = r#"{"id":1,"jsonrpc":"2.0","method":"tools/call","params":{"arguments":{},"name":"read_file"}}"#;
-    for meta in [r#"{}"#, r#"{"vendor/dry-run":false}"#, r#"{"tenant":"other"}"#, r#"{"progressToken":{"a":1}}"#] {
+    let plain =
+        r#"{"id":1,"jsonrpc":"2.0","method":"tools/call","params":{"arguments":{},"name":"read_file"}}"#;
+    for meta in
+        [r#"{}"#, r#"{"vendor/dry-run":false}"#, r#"{"tenant":"other"}"#, r#"{"progressToken":{"a":1}}"#]
+    {
         check(LEGACY, &legacy_call(&format!(r#""_meta":{meta},"name":"read_file","arguments":{{}}"#)), plain);
     }
     check(
