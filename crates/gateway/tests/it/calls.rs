@@ -161,25 +161,7 @@ async fn a_person_is_asked_and_the_yes_works_once_for_exactly_this_call() {
         let id = ApprovalId::parse("apr_1").unwrap();
         world.control.answers.lock().insert(id, outcome);
     };
-    let grant = |amount: u32| {
-        let call = world.control.asked.lock()[0].call.clone();
-        let mut arguments = countersign_proto::json::Object::new();
-        arguments.insert("amount", amount).unwrap();
-        let call = countersign_proto::call::Call { arguments, ..call };
-        let grant = ApprovalGrant {
-            iss: ISSUER.to_owned(),
-            apr: ApprovalId::parse("apr_1").unwrap(),
-            call_digest: call.digest(),
-            run: RunId::parse("run_1").unwrap(),
-            machine_jkt: world.ours.jkt,
-            agent: agent(),
-            policy: world.control.asked.lock()[0].policy,
-            approver: PersonId::parse("eve").unwrap(),
-            exp: world.now().unix_secs() + 60,
-            jti: "g1".to_owned(),
-        };
-        grant.sign(&world.server_key, "k1").unwrap()
-    };
+    let grant = |amount: u32| grant_of_first(&world, amount);
     answer(ApprovalOutcome::Granted(grant(5)));
     world.check_allowed(pay(5).header("countersign-approval", "apr_1")).await;
     world.check(pay(5).header("countersign-approval", "apr_1"), "403 approval.spent").await;
@@ -192,6 +174,44 @@ async fn a_person_is_asked_and_the_yes_works_once_for_exactly_this_call() {
     answer(ApprovalOutcome::Expired);
     world.check(pay(5).header("countersign-approval", "apr_1"), "403 approval.expired").await;
     world.check(pay(5).header("countersign-approval", "apr_9"), "403 approval.digest").await;
+}
+
+/// A person's yes to the first question, had it been about this amount.
+fn grant_of_first(world: &World, amount: u32) -> String {
+    let asked = world.control.asked.lock()[0].clone();
+    let mut arguments = countersign_proto::json::Object::new();
+    arguments.insert("amount", amount).unwrap();
+    let grant = ApprovalGrant {
+        iss: ISSUER.to_owned(),
+        apr: ApprovalId::parse("apr_1").unwrap(),
+        call_digest: countersign_proto::call::Call { arguments, ..asked.call }.digest(),
+        run: RunId::parse("run_1").unwrap(),
+        machine_jkt: world.ours.jkt,
+        agent: agent(),
+        policy: asked.policy,
+        approver: PersonId::parse("eve").unwrap(),
+        exp: world.now().unix_secs() + 60,
+        jti: "g1".to_owned(),
+    };
+    grant.sign(&world.server_key, "k1").unwrap()
+}
+
+#[tokio::test]
+async fn a_kill_while_a_person_hesitates_outweighs_their_yes() {
+    let world = World::new().await;
+    let pay = || world.call("pay", r#"{"amount":5}"#);
+    assert_eq!(world.send(pay()).await.status, StatusCode::FORBIDDEN, "a person is asked");
+    let granted = ApprovalOutcome::Granted(grant_of_first(&world, 5));
+    world.control.answers.lock().insert(ApprovalId::parse("apr_1").unwrap(), granted);
+
+    let hesitating = world.control.hesitation.clone().lock_owned().await;
+    let kill_meanwhile = async {
+        world.control.redeeming.notified().await;
+        world.publish(|body| body.agents.get_mut(&agent()).unwrap().generation += 1).await;
+        drop(hesitating);
+    };
+    let attempt = pay().header("countersign-approval", "apr_1");
+    futures_util::future::join(world.check(attempt, "401 agent.killed"), kill_meanwhile).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! A control plane that behaves: signs what it is given and hands out each approval once.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use countersign_gateway::{
     ApprovalHandle, ApprovalOutcome, ApprovalRequest, ControlError, ControlPlane, ToolManifest,
@@ -12,7 +13,7 @@ use countersign_proto::snapshot::SignedSnapshot;
 use countersign_proto::time::Timestamp;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 pub struct FakeControl {
     pub snapshots: watch::Sender<Option<SignedSnapshot>>,
@@ -20,6 +21,10 @@ pub struct FakeControl {
     pub asked: Mutex<Vec<ApprovalRequest>>,
     pub answers: Mutex<HashMap<ApprovalId, ApprovalOutcome>>,
     pub deaf: Mutex<bool>,
+    /// Locked by a test for as long as redemptions are to wait.
+    pub hesitation: Arc<tokio::sync::Mutex<()>>,
+    /// Told of each redemption, before it waits.
+    pub redeeming: Notify,
 }
 
 impl FakeControl {
@@ -30,6 +35,8 @@ impl FakeControl {
             asked: Mutex::new(Vec::new()),
             answers: Mutex::new(HashMap::new()),
             deaf: Mutex::new(false),
+            hesitation: Arc::default(),
+            redeeming: Notify::new(),
         }
     }
 
@@ -82,6 +89,11 @@ impl ControlPlane for FakeControl {
         if let ApprovalOutcome::Granted(_) = outcome {
             answers.insert(id, ApprovalOutcome::Spent);
         }
-        Box::pin(async { Ok(outcome) })
+        self.redeeming.notify_one();
+        let hesitation = self.hesitation.clone();
+        Box::pin(async move {
+            let _over = hesitation.lock().await;
+            Ok(outcome)
+        })
     }
 }
