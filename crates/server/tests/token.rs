@@ -227,6 +227,24 @@ async fn what_is_single_use_works_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_machine_proof_counts_once_whatever_else_is_fresh() {
+    let mut world = World::new().await;
+    let agent_key = key();
+    let client = AgentId::parse(AGENT).unwrap();
+    let mut answers = Vec::new();
+    for name in ["p1", "p1", "p2"] {
+        let mut call = world.request(&agent_key).await;
+        let (challenge, now) = (world.challenge().await, world.harness.clock.now());
+        call.pop = prove_pop(&world.machine.key, &client, ISSUER, &challenge, name, now).unwrap();
+        let answer = world.send(&call).await;
+        answers.push((answer.status, answer.json()["error"].as_str().unwrap_or("-").to_owned()));
+    }
+    let issued = (200, "-".to_owned());
+    assert_eq!(answers, [issued.clone(), (401, "invalid_client_attestation".to_owned()), issued]);
+    assert_eq!(world.harness.refusals("oas.assertion_replay").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_challenge_must_be_ours_and_fresh() {
     let mut world = World::new().await;
     let agent_key = key();
