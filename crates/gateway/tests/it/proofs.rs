@@ -172,6 +172,28 @@ async fn a_token_with_another_agents_proof_is_refused_with_an_alarm() {
 }
 
 #[tokio::test]
+async fn a_token_that_was_good_at_one_upstream_is_not_good_at_the_next() {
+    const FILES: &str = "https://gw.test:8443/mcp/files";
+    let mut world = World::new().await;
+    world.serve_also("files", FILES).await;
+    let for_audience = |audience: &str| {
+        world.token_with(|claims| {
+            claims.aud = audience.to_owned();
+            claims.authorization_details[0].locations.push(FILES.to_owned());
+        })
+    };
+    let at_files = |token: &str| {
+        let proof = world.proof(token, "POST", FILES);
+        world.call_with(token, "read", "{}").path("/mcp/files").header("dpop", &proof)
+    };
+    let token = for_audience(RESOURCE);
+    world.check_allowed(world.call_with(&token, "read", "{}")).await;
+    // Remembered as good by now; its task reaches there, too, and the proof is for there.
+    world.check(at_files(&token), "401 token.audience").await;
+    world.check_allowed(at_files(&for_audience(FILES))).await;
+}
+
+#[tokio::test]
 async fn a_certificate_of_another_authority_does_not_even_connect() {
     let world = World::new().await;
     let stranger = crate::world::Authority::new().machine("m-1");

@@ -137,6 +137,8 @@ pub struct World {
     proofs: AtomicUsize,
     proposed: tokio::sync::Mutex<mpsc::UnboundedReceiver<(UpstreamId, Vec<ToolManifest>)>>,
     pub limits: GatewayLimits,
+    /// What the gateway stands before: names of the one tool server.
+    upstreams: Vec<UpstreamId>,
 }
 
 pub fn limits() -> GatewayLimits {
@@ -235,6 +237,7 @@ impl World {
             server_key,
             dir,
             limits,
+            upstreams: vec![github()],
         };
         world.start().await;
         let tools = world.next_proposal().await;
@@ -246,18 +249,17 @@ impl World {
     /// Starts the gateway; proofs are accepted from a moment later on.
     pub async fn start(&mut self) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let credential = Credential::header("authorization", SECRET.to_owned().into()).unwrap();
-        let upstream = UpstreamConfig {
-            id: github(),
+        let upstream = |id: &UpstreamId| UpstreamConfig {
+            id: id.clone(),
             url: format!("http://{}/mcp", self.upstream.address).parse().unwrap(),
-            credential: Some(credential),
+            credential: Some(Credential::header("authorization", SECRET.to_owned().into()).unwrap()),
             ca_file: None,
         };
         let config = GatewayConfig {
             listener,
             public_origin: Origin::parse(ORIGIN).unwrap(),
             issuer: ISSUER.to_owned(),
-            upstreams: vec![upstream],
+            upstreams: self.upstreams.iter().map(upstream).collect(),
             server_identity: self.server_identity.subscribe(),
             machine_roots: vec![self.authority.root.clone()],
             snapshot_key: self.snapshot_key.public_jwk(),
@@ -296,6 +298,23 @@ impl World {
         self.start().await;
         // Proofs dated ahead may have been used before; from here on none made now was.
         self.clock.advance_secs(self.limits.clock_skew_secs);
+    }
+
+    /// Serves the tool server under a second name too: its tools are as reviewed, and builders may call them.
+    pub async fn serve_also(&mut self, upstream: &str, resource: &str) {
+        let id = UpstreamId::parse(upstream).unwrap();
+        {
+            let mut body = self.body.lock();
+            let tools = body.upstreams[&github()].tools.clone();
+            body.upstreams.insert(id.clone(), UpstreamEntry { resource: resource.to_owned(), tools });
+            let permit = format!(
+                r#"@id("{id}") permit(principal in AgentGroup::"builders", action in Action::"call", resource in Upstream::"{id}");"#
+            );
+            body.policies = policies(2, &format!("{POLICIES}{permit}"));
+            body.version += 1;
+        }
+        self.upstreams.push(id);
+        self.restart().await;
     }
 
     pub async fn next_proposal(&self) -> Vec<ToolManifest> {
