@@ -245,6 +245,23 @@ async fn a_machine_proof_counts_once_whatever_else_is_fresh() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_attestation_of_a_machines_earlier_key_is_worth_nothing() {
+    let mut world = World::new().await;
+    let agent_key = key();
+    // Proven before the machine got another key, presented after.
+    let earlier = world.request(&agent_key).await;
+    let earlier_identity = world.machine.identity.clone();
+    world.machine.certify_another_key(&world.harness).await;
+    // On a connection of the earlier key, so that nothing but the machine's row speaks against it.
+    let identity = std::mem::replace(&mut world.machine.identity, earlier_identity);
+    let answer = world.send(&earlier).await;
+    assert_eq!((answer.status, answer.json()["error"].as_str()), (401, Some("invalid_client_attestation")));
+    world.machine.identity = identity;
+    let call = world.request(&agent_key).await;
+    assert_eq!(world.send(&call).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_challenge_must_be_ours_and_fresh() {
     let mut world = World::new().await;
     let agent_key = key();

@@ -246,24 +246,50 @@ pub async fn enroll_machine(harness: &Harness, mut tpm: SoftTpm, machine: &str) 
     let mut account = AcmeClient::new();
     let answer = account.register(harness, &activated.eab_kid, &activated.eab_key).await;
     assert_eq!(answer.status, 201, "{answer:?}");
+    let (key, identity) = certified_key(harness, &account, &tpm, &activated).await;
+    EnrolledMachine {
+        tpm,
+        id: activated.machine_id,
+        permanent_identifier: activated.permanent_identifier,
+        identity,
+        key,
+        ak_chain: activated.ak_chain,
+        account,
+    }
+}
+
+/// A new key M with its certificate.
+async fn certified_key(
+    harness: &Harness,
+    account: &AcmeClient,
+    tpm: &SoftTpm,
+    activated: &Activated,
+) -> (SoftwareP256, ClientIdentity) {
     let key = SoftwareP256::generate().unwrap();
-    let order = ready_order(harness, &account, &tpm, &activated, &key).await;
+    let order = ready_order(harness, account, tpm, activated, &key).await;
     let answer = account.post(harness, &path_of(&order.finalize), &json!({"csr": csr(&key)})).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     let certificate = answer.json()["certificate"].as_str().unwrap().to_owned();
     let answer = account.get(harness, &path_of(&certificate)).await;
     assert_eq!(answer.status, 200, "{answer:?}");
-    EnrolledMachine {
-        tpm,
-        id: activated.machine_id,
-        permanent_identifier: activated.permanent_identifier,
-        identity: ClientIdentity {
-            chain: pem_to_der(std::str::from_utf8(&answer.body).unwrap()),
-            key_pkcs8: key.to_pkcs8().unwrap().to_vec(),
-        },
-        key,
-        ak_chain: activated.ak_chain,
-        account,
+    let identity = ClientIdentity {
+        chain: pem_to_der(std::str::from_utf8(&answer.body).unwrap()),
+        key_pkcs8: key.to_pkcs8().unwrap().to_vec(),
+    };
+    (key, identity)
+}
+
+impl EnrolledMachine {
+    /// Another key in the same TPM, certified in place of the one before.
+    pub async fn certify_another_key(&mut self, harness: &Harness) {
+        let activated = Activated {
+            machine_id: self.id.clone(),
+            permanent_identifier: self.permanent_identifier.clone(),
+            ak_chain: self.ak_chain.clone(),
+            eab_kid: String::new(),
+            eab_key: Vec::new(),
+        };
+        (self.key, self.identity) = certified_key(harness, &self.account, &self.tpm, &activated).await;
     }
 }
 
