@@ -1,7 +1,7 @@
 // A tool server built with the official MCP SDK (streamable HTTP, sessions), standing in for somebody's own.
 //
-// It knows nothing of countersign: it wants one bearer credential, and counts every byte that reaches it, so
-// that a test can say "nothing arrived" and mean it. Usage:
+// It knows nothing of countersign: it wants one bearer credential, and counts every byte that reaches it (but for the
+// listing of tools that the gateway does for itself), so that a test can say "nothing arrived" and mean it. Usage:
 //   node upstream.mjs --credential-file F [--port 0]
 // Prints one JSON line {"port":…,"stats_port":…} when it listens; the stats port answers with the counters.
 
@@ -101,15 +101,30 @@ async function readJson(request) {
   return chunks.length === 0 ? undefined : JSON.parse(Buffer.concat(chunks).toString('utf8'));
 }
 
+// What the gateway does for itself, whenever it likes: it keeps its list of tools fresh.
+const HOUSEKEEPING = ['initialize', 'notifications/initialized', 'tools/list'];
+
+// Counts what this request took on its connection, unless the gateway asked for itself. Exact, because the requests
+// of one connection follow each other.
+function account(request, body) {
+  const { socket } = request;
+  const used = socket.bytesRead - (socket.accounted ?? 0);
+  socket.accounted = socket.bytesRead;
+  const own = request.method === 'DELETE' || HOUSEKEEPING.includes(body?.method);
+  if (!own) stats.bytes += used;
+}
+
 async function handle(request, response) {
   stats.requests += 1;
   stats.header_names = Object.keys(request.headers);
   if (!authorized(request)) {
+    account(request, undefined);
     stats.unauthorized += 1;
     response.writeHead(401).end();
     return;
   }
   const body = request.method === 'POST' ? await readJson(request) : undefined;
+  account(request, body);
   const session = request.headers['mcp-session-id'];
   let transport = session === undefined ? undefined : transports.get(session);
   if (transport === undefined) {
@@ -136,8 +151,9 @@ const server = createServer((request, response) => {
 });
 server.on('connection', (socket) => {
   stats.connections += 1;
-  socket.on('data', (chunk) => {
-    stats.bytes += chunk.length;
+  // Bytes that never became a request count too.
+  socket.on('close', () => {
+    stats.bytes += socket.bytesRead - (socket.accounted ?? 0);
   });
 });
 const statsServer = createServer((_request, response) => {
