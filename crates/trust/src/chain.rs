@@ -22,7 +22,7 @@ pub enum ChainError {
     /// A root is not a certificate.
     #[error("root certificate is malformed")]
     MalformedRoot,
-    /// No certificate, more than [`MAX_CHAIN`], or one larger than `MAX_DER`.
+    /// No certificate, more than `MAX_CHAIN`, or one larger than `MAX_DER`.
     #[error("certificate chain has an unacceptable size")]
     Size,
     /// Not a certificate that `webpki` reads.
