@@ -1,3 +1,5 @@
+//! What `agent` lets through and what it refuses.
+
 use super::*;
 
 const NOW: Timestamp = Timestamp::from_unix_secs(1_790_000_000);

@@ -1,3 +1,5 @@
+//! What `approval` lets through and what it refuses.
+
 use countersign_proto::id::{ToolName, UpstreamId};
 use countersign_proto::jose::{JwsSigner as _, SoftwareEd25519, sign_compact};
 use countersign_proto::json::{Value, parse_object};

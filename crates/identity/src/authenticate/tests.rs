@@ -1,3 +1,5 @@
+//! What `authenticate` lets through and what it refuses.
+
 use countersign_proto::channel;
 use countersign_proto::jose::{JwsSigner as _, SoftwareEd25519};
 

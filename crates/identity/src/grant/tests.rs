@@ -1,3 +1,5 @@
+//! What `grant` lets through and what it refuses.
+
 use countersign_proto::jose::{JwsSigner as _, SoftwareEd25519};
 use countersign_proto::token::Constraint;
 

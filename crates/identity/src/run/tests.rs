@@ -1,3 +1,5 @@
+//! What `run` lets through and what it refuses.
+
 use countersign_proto::id::MachineId;
 use countersign_proto::jose::Thumbprint;
 

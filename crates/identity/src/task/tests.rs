@@ -1,3 +1,5 @@
+//! What `task` lets through and what it refuses.
+
 use countersign_proto::id::{ToolName, UpstreamId};
 use countersign_proto::json::{Limits, parse, parse_object};
 use countersign_proto::token::Constraint::{Eq, Max, OneOf, Prefix};

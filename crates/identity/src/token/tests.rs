@@ -1,3 +1,5 @@
+//! What `token` lets through and what it refuses.
+
 use countersign_proto::jose::{JwsSigner as _, SoftwareP256, sign_compact};
 use countersign_proto::json::Value;
 use countersign_proto::oauth::Acr;

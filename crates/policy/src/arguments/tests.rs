@@ -1,3 +1,5 @@
+//! What `arguments` lets through and what it refuses.
+
 use countersign_proto::json::{self, Limits};
 
 use super::*;

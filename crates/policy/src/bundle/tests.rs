@@ -1,3 +1,5 @@
+//! What `bundle` lets through and what it refuses.
+
 use super::*;
 
 fn bundle(cedar: &str) -> PolicyBundle {

@@ -1,3 +1,5 @@
+//! What `decision` lets through and what it refuses.
+
 use countersign_audit::{Origin, Sequencer};
 use countersign_proto::id::{ToolName, UpstreamId};
 use countersign_proto::json::{self, Limits};

@@ -1,3 +1,5 @@
+//! What `lint` lets through and what it refuses.
+
 use countersign_proto::digest::Sha256Digest;
 
 use super::*;

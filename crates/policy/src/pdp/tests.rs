@@ -1,3 +1,5 @@
+//! What `pdp` lets through and what it refuses.
+
 use countersign_proto::id::{MachineId, PersonId};
 use countersign_proto::json::{self, Limits};
 use countersign_proto::oauth::Acr;

@@ -1,3 +1,5 @@
+//! What `requirement` lets through and what it refuses.
+
 use super::*;
 
 #[track_caller]

@@ -1,3 +1,5 @@
+//! What `approval` lets through and what it refuses.
+
 use super::*;
 use crate::id::{ToolName, UpstreamId};
 use crate::json::{Limits, Value, parse_object};

@@ -1,3 +1,5 @@
+//! What `attestation_client` lets through and what it refuses.
+
 use super::*;
 use crate::jose::SoftwareP256;
 

@@ -1,3 +1,5 @@
+//! What `call` lets through and what it refuses.
+
 use super::*;
 use crate::json::{Limits, parse_object};
 

@@ -1,3 +1,5 @@
+//! What `dpop` lets through and what it refuses.
+
 use super::*;
 use crate::jose::{Algorithm, SoftwareEd25519, SoftwareP256};
 

@@ -1,3 +1,5 @@
+//! What `snapshot` lets through and what it refuses.
+
 use super::*;
 use crate::jose::SoftwareEd25519;
 

@@ -1,3 +1,5 @@
+//! What `token` lets through and what it refuses.
+
 use super::*;
 use crate::json::{self, Limits};
 

@@ -1,3 +1,5 @@
+//! What `tpm` lets through and what it refuses.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What `x509` lets through and what it refuses.
+
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
 use proptest::prelude::*;

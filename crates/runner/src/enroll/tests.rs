@@ -1,3 +1,5 @@
+//! What `enroll` lets through and what it refuses.
+
 use countersign_proto::x509;
 use serde_json::json;
 

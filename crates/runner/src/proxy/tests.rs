@@ -1,3 +1,5 @@
+//! What `proxy` lets through and what it refuses.
+
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 

@@ -1,3 +1,5 @@
+//! What `run` lets through and what it refuses.
+
 use super::*;
 
 fn endpoints(names: &[&str]) -> Vec<(UpstreamId, String)> {

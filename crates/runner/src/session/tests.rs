@@ -1,3 +1,5 @@
+//! What `session` lets through and what it refuses.
+
 use std::sync::atomic::Ordering;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What `state` lets through and what it refuses.
+
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 

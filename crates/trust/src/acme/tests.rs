@@ -1,3 +1,5 @@
+//! What `acme` lets through and what it refuses.
+
 use countersign_proto::x509::parse_csr_der;
 use proptest::prelude::*;
 use rcgen::{CertificateParams, CustomExtension, DnType, SanType};

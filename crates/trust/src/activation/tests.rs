@@ -1,3 +1,5 @@
+//! What `activation` lets through and what it refuses.
+
 use countersign_proto::tpm::{ak_p256, ek_ecc_p256, ek_rsa2048};
 
 use super::*;

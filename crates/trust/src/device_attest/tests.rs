@@ -1,3 +1,5 @@
+//! What `device_attest` lets through and what it refuses.
+
 use countersign_proto::acme::key_authorization;
 use countersign_proto::tpm::{Params, TpmtPublic, ak_p256, curve, machine_key_p256};
 use countersign_proto::x509::{AlternativeNames, KeyUsageBits};

@@ -1,3 +1,5 @@
+//! What `endorsement` lets through and what it refuses.
+
 use countersign_proto::tpm::{Unique, ek_rsa2048};
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa};
 

@@ -1,3 +1,5 @@
+//! What `issue` lets through and what it refuses.
+
 use countersign_proto::time::Timestamp;
 use countersign_proto::x509::{CertFacts, EKU_AK, EKU_CLIENT_AUTH, EKU_SERVER_AUTH, KeyUsageBits, parse_der};
 

@@ -1,3 +1,5 @@
+//! What `machine` lets through and what it refuses.
+
 use super::*;
 use crate::quote::{QuoteEvidence, verify_quote};
 use crate::simulated::{BASELINE_PCRS, NONCE, SimulatedTpm, activated, attested, enrolled, machine_key, now};

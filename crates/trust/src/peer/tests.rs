@@ -1,3 +1,5 @@
+//! What `peer` lets through and what it refuses.
+
 use countersign_proto::x509::{AlternativeNames, EKU_SERVER_AUTH, KeyUsageBits, PublicKeyKind};
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! What `quote` lets through and what it refuses.
+
 use countersign_proto::tpm::HashAlg;
 use proptest::prelude::*;
 

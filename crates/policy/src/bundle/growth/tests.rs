@@ -1,3 +1,5 @@
+//! What `growth` lets through and what it refuses.
+
 use super::*;
 
 fn problem(condition: &str) -> Option<&'static str> {

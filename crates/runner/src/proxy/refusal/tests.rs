@@ -1,3 +1,5 @@
+//! What `refusal` lets through and what it refuses.
+
 use http_body_util::BodyExt as _;
 use serde_json::json;
 
